@@ -1,0 +1,130 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import { AppTasks } from './lib/app-tasks'
+import type * as appTasks from './lib/app-tasks'
+import type * as capture from './lib/capture'
+import * as definitions from './lib/define-task'
+import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
+import { drain } from './lib/drain'
+import * as errors from './lib/errors'
+import type * as ledger from './lib/ledger'
+import { resolveOptions, type BackgroundTasksOptions as Options } from './lib/options'
+import type * as outcome from './lib/outcome'
+import { RequestTasks } from './lib/request-tasks'
+import type * as requestTasks from './lib/request-tasks'
+import { Runtime } from './lib/runtime'
+import { kHandled, kTasks } from './lib/symbols'
+import type * as task from './lib/task'
+import type * as taskContext from './lib/task-context'
+import type * as taskIndex from './lib/task-index'
+import type * as taskOptions from './lib/task-options'
+import { watchHandler } from './lib/trigger'
+import * as unrecoverable from './lib/unrecoverable-error'
+import './types/fastify'
+
+interface Slots {
+  [kTasks]: null | FastifyReply | RequestTasks
+}
+
+const plugin = fp(backgroundTasks, { fastify: '5.x', name: 'fastify-background-tasks' })
+
+function backgroundTasks (fastify: FastifyInstance, opts: Options, done: (error?: Error) => void): void {
+  if (fastify.hasDecorator('backgroundTasks')) throw new errors.FST_BGT_ALREADY_REGISTERED()
+  const options = resolveOptions(opts)
+  const runtime = new Runtime(options, fastify.log)
+  const requests = options.asyncContext ? new AsyncLocalStorage<FastifyRequest>() : null
+  const app = new AppTasks(runtime, requests)
+  const di = bridgeTo(fastify, options, requests === null ? null : app.current)
+  runtime.door = app
+  runtime.di = di
+
+  fastify.decorate('backgroundTasks', app)
+  fastify.decorateRequest(kHandled as unknown as string, null)
+  fastify.decorateRequest(kTasks as unknown as string, null)
+  fastify.decorateRequest('backgroundTasks', { getter: collectorOf })
+
+  fastify.addHook('onRoute', watchHandler)
+  fastify.addHook('onRequest', backgroundTasksOnRequest)
+  if (di !== null && requests === null) fastify.addHook('onRequest', backgroundTasksOnRequestDi)
+  if (requests !== null) fastify.addHook('onRequest', backgroundTasksOnRequestContext)
+  fastify.addHook('onError', backgroundTasksOnError)
+  fastify.addHook('preClose', backgroundTasksPreClose)
+  assertAwilixOrder(fastify, di)
+  fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()] } }, 'background tasks registered')
+  done()
+
+  function collectorOf (this: FastifyRequest): RequestTasks {
+    const request = this as unknown as Slots
+    const slot = request[kTasks]
+    if (slot instanceof RequestTasks) return slot
+    if (slot === null) throw new errors.FST_BGT_TOO_EARLY()
+    return request[kTasks] = new RequestTasks(runtime, this, slot)
+  }
+
+  function backgroundTasksOnRequest (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
+    (request as unknown as Slots)[kTasks] = reply
+    next()
+  }
+
+  function backgroundTasksOnRequestDi (request: FastifyRequest, _reply: FastifyReply, next: () => void): void {
+    di!.register(request)
+    next()
+  }
+
+  function backgroundTasksOnRequestContext (request: FastifyRequest, _reply: FastifyReply, next: () => void): void {
+    requests!.run(request, next)
+  }
+
+  function backgroundTasksOnError (request: FastifyRequest, _reply: FastifyReply, error: FastifyError, next: () => void): void {
+    (request.backgroundTasks as RequestTasks).fail(error)
+    next()
+  }
+
+  // Between the close of the server and every other plugin's onClose there is no hook, but avvio has a place: what is
+  // handed to its own `onClose` last, which preClose is in time for, runs first.
+  function backgroundTasksPreClose (next: () => void): void {
+    const avvio = fastify as unknown as { onClose (fn: (instance: unknown, done: () => void) => void): void }
+    avvio.onClose((_instance, done) => { drain(runtime).then(done, done) })
+    next()
+  }
+}
+
+/**
+ * Fastify plugin: `request.backgroundTasks` collects tasks that run after the response has been sent, and
+ * `app.backgroundTasks` is the application's own door to them.
+ */
+const fastifyBackgroundTasks = Object.assign(plugin, {
+  default: plugin,
+  fastifyBackgroundTasks: plugin,
+  defineTask: definitions.defineTask,
+  UnrecoverableError: unrecoverable.UnrecoverableError,
+  errorCodes: errors
+})
+
+// Node reads the text of a CommonJS module to find what an ES module may import from it by name: it finds these.
+exports.default = exports.fastifyBackgroundTasks = plugin
+exports.defineTask = definitions.defineTask
+exports.UnrecoverableError = unrecoverable.UnrecoverableError
+exports.errorCodes = errors
+
+namespace fastifyBackgroundTasks {
+  export type BackgroundTasksOptions = Options
+  export type BackgroundTasks = requestTasks.BackgroundTasks
+  export type AppBackgroundTasks = appTasks.AppBackgroundTasks
+  export type TaskHandle = task.TaskHandle
+  export type TaskState = task.TaskState
+  export type TaskOptions = taskOptions.TaskOptions
+  export type BackoffOptions = taskOptions.BackoffOptions
+  export type DefinitionOptions = definitions.DefinitionOptions
+  export type TaskDefinition<Payload = any, Result = unknown> = definitions.TaskDefinition<Payload, Result>
+  export type TaskHandler<Payload, Result> = definitions.TaskHandler<Payload, Result>
+  export type TaskContext = taskContext.TaskContext
+  export type TaskInfo = taskIndex.TaskInfo
+  export type CapturedTask = capture.CapturedTask
+  export type Outcome = outcome.Outcome
+  export type RunOn = outcome.RunOn
+  export type Stats = ledger.Stats
+}
+
+export = fastifyBackgroundTasks

@@ -1,0 +1,110 @@
+import type { FastifyRequest } from 'fastify'
+import type { AsyncLocalStorage } from 'node:async_hooks'
+import { createTask, type Add } from './add'
+import type { CapturedTask } from './capture'
+import { FST_BGT_IDLE_IN_HANDLER, FST_BGT_NO_ASYNC_CONTEXT } from './errors'
+import type { Stats } from './ledger'
+import { Line } from './line'
+import { RequestTasks } from './request-tasks'
+import type { Runtime } from './runtime'
+import type { TaskHandle } from './task'
+import type { TaskInfo } from './task-index'
+
+/** The application's door to its tasks: `app.backgroundTasks`. */
+export interface AppBackgroundTasks extends Add {
+  /**
+   * Resolves when no task runs or waits to run, and no request that has tasks is on its way to its end. Tasks that are
+   * delayed into the future do not hold it.
+   * @throws FST_BGT_IDLE_IN_HANDLER (as a rejection) when only handlers that have not answered remain: one of them may
+   * be the caller, which would wait for itself.
+   */
+  idle (): Promise<void>
+  /** How many tasks are in each state, now. */
+  stats (): Stats
+  /**
+   * What is known of a task: while it is not settled, and for the last thousand that are. Resolves with `null` for an
+   * id that is unknown, or was never read.
+   */
+  find (id: string): Promise<TaskInfo | null>
+  /** With `mode: 'capture'`, the tasks that would have run, in that order. Empty it as any array. */
+  readonly captured: CapturedTask[]
+  /**
+   * A door that may be kept anywhere: its `add` goes to the request in progress, and outside of one to the application.
+   * @throws FST_BGT_NO_ASYNC_CONTEXT without the option `asyncContext`
+   */
+  readonly current: Add
+}
+
+export class AppTasks implements AppBackgroundTasks {
+  readonly #runtime: Runtime
+  readonly #current: Add | null
+
+  constructor (runtime: Runtime, requests: AsyncLocalStorage<FastifyRequest> | null) {
+    this.#runtime = runtime
+    this.#current = requests === null ? null : new CurrentTasks(this, requests)
+  }
+
+  add (first: unknown, ...args: unknown[]): TaskHandle {
+    const { ledger, runner } = this.#runtime
+    const line = new Line(this.#runtime, null)
+    const task = createTask(line, first, args)
+    ledger.admit()
+    ledger.accept(task, line)
+    line.join(task)
+    runner.enqueue(line)
+    return task
+  }
+
+  idle (): Promise<void> {
+    const { ledger } = this.#runtime
+    return new Promise((resolve, reject) => {
+      const check = () => {
+        if (ledger.active !== 0) return
+        let unanswered = 0
+        for (const line of ledger.openLines()) {
+          if (!(line instanceof RequestTasks) || line.outcome !== null || line.released) continue
+          if (line.answered) return
+          unanswered++
+        }
+        unwatch()
+        if (unanswered === 0) resolve()
+        else reject(new FST_BGT_IDLE_IN_HANDLER(unanswered))
+      }
+      const unwatch = ledger.watch(check)
+      check()
+    })
+  }
+
+  stats (): Stats {
+    return this.#runtime.ledger.stats()
+  }
+
+  async find (id: string): Promise<TaskInfo | null> {
+    return this.#runtime.index.find(id)
+  }
+
+  get captured (): CapturedTask[] {
+    return this.#runtime.captured
+  }
+
+  get current (): Add {
+    if (this.#current === null) throw new FST_BGT_NO_ASYNC_CONTEXT()
+    return this.#current
+  }
+}
+
+/** See {@link AppBackgroundTasks.current}. */
+class CurrentTasks implements Add {
+  readonly #app: AppTasks
+  readonly #requests: AsyncLocalStorage<FastifyRequest>
+
+  constructor (app: AppTasks, requests: AsyncLocalStorage<FastifyRequest>) {
+    this.#app = app
+    this.#requests = requests
+  }
+
+  add (first: unknown, ...args: unknown[]): TaskHandle {
+    const tasks = (this.#requests.getStore()?.backgroundTasks ?? this.#app) as Pick<AppTasks, 'add'>
+    return tasks.add(first, ...args)
+  }
+}

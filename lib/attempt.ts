@@ -1,0 +1,104 @@
+import type { Container } from './di-scope'
+import { FST_BGT_TIMEOUT } from './errors'
+import { isThenable, type Executor } from './executor'
+import type { Line } from './line'
+import { parsePayload } from './payload'
+import { AttemptContext } from './task-context'
+import type { Task, TaskFunction } from './task'
+import type { TaskSpec } from './task-options'
+
+/** One attempt of a task that has a time limit, a signal or a context, and so can be given up while it runs. */
+export class Attempt {
+  readonly task: Task
+  readonly line: Line
+  readonly #executor: Executor
+  readonly #spec: TaskSpec
+  #controller: AbortController | null = null
+  #diScope: Container | undefined
+  #timer: NodeJS.Timeout | undefined
+  /** Why the attempt was given up; the function may still run then. */
+  #reason: unknown = null
+
+  constructor (executor: Executor, task: Task, line: Line, spec: TaskSpec) {
+    this.#executor = executor
+    this.task = task
+    this.line = line
+    this.#spec = spec
+    task.extra.attempt = this
+  }
+
+  start (): void {
+    const { timeout } = this.#spec
+    if (timeout !== 0) {
+      this.#timer = setTimeout(() => {
+        const { task, line } = this
+        const error = new FST_BGT_TIMEOUT(task.name, timeout)
+        this.giveUp(error)
+        this.#executor.failed(task, line, error)
+      }, timeout)
+    }
+    let result
+    try {
+      result = this.#call()
+      if (isThenable(result)) {
+        Promise.resolve(result).then(value => this.#end(true, value), error => this.#end(false, error))
+        return
+      }
+    } catch (error) {
+      this.#end(false, error)
+      return
+    }
+    this.#end(true, result)
+  }
+
+  #call (): unknown {
+    const { task } = this
+    const { definition, signal } = this.#spec
+    if (definition !== null) {
+      return task.run(definition.handler, [parsePayload(task.payload), new AttemptContext(this)])
+    }
+    const args = task.args as unknown[]
+    return task.run(task.fn as TaskFunction, signal ? [...args, this.signal] : args)
+  }
+
+  #end (fulfilled: boolean, value: unknown): void {
+    clearTimeout(this.#timer)
+    if (this.#diScope !== undefined) this.line.runtime.di?.dispose(this.#diScope, this.line)
+    if (this.#reason !== null) this.line.runtime.ledger.abandoned--
+    else if (fulfilled) this.#executor.completed(this.task, this.line, value)
+    else this.#executor.failed(this.task, this.line, value)
+  }
+
+  /** Made when first asked for: most tasks never look at it. */
+  get signal (): AbortSignal {
+    if (this.#controller === null) {
+      this.#controller = new AbortController()
+      if (this.#reason !== null) this.#controller.abort(this.#reason)
+    }
+    return this.#controller.signal
+  }
+
+  /** A DI scope of the attempt's own. */
+  get diScope (): Container | undefined {
+    this.#diScope ??= this.line.runtime.di?.createScope(this.line)
+    return this.#diScope
+  }
+
+  /** Whether the function has a signal to listen to. */
+  get listens (): boolean {
+    return this.#spec.signal || this.#spec.definition !== null
+  }
+
+  /** Tells the function to stop. Its attempt goes on: whether it ends, and how, is still for it to say. */
+  abort (reason: unknown): void {
+    this.#controller?.abort(reason)
+  }
+
+  /** Tells the function to stop and takes no more notice of how it ends, only of when. */
+  giveUp (reason: unknown): void {
+    clearTimeout(this.#timer)
+    this.#reason = reason
+    this.line.runtime.ledger.abandoned++
+    this.#controller?.abort(reason)
+  }
+}

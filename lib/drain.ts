@@ -1,0 +1,66 @@
+import { FST_BGT_CLOSE_TIMEOUT } from './errors'
+import type { Line } from './line'
+import { RequestTasks } from './request-tasks'
+import type { Runtime } from './runtime'
+import type { Task } from './task'
+
+/** Once the signals have aborted, the tasks get this share of `closeTimeout` to end, and no more ms than that. */
+const LAST_SHARE = 0.1
+const LAST_WAIT = 500
+
+/**
+ * Waits, on `app.close()`, until every accepted task has ended and every request that has tasks is over, for at most
+ * `closeTimeout`. What is left then is told to stop, reported one by one, and given up. Does not reject.
+ */
+export async function drain (runtime: Runtime): Promise<void> {
+  const { ledger, options: { closeTimeout } } = runtime
+  await drained(runtime, closeTimeout)
+  const reason = new FST_BGT_CLOSE_TIMEOUT(closeTimeout)
+  const attempts = unsettledTasks(runtime).map(([task]) => task.extra.attempt).filter(attempt => attempt !== null)
+  if (attempts.length !== 0) {
+    for (const attempt of attempts) attempt.abort(reason)
+    await drained(runtime, Math.min(closeTimeout * LAST_SHARE, LAST_WAIT))
+  }
+  ledger.closed = true
+  for (const [task, line] of unsettledTasks(runtime)) {
+    runtime.report.unfinished(task, line, reason)
+    runtime.executor.abandon(task, line, reason)
+  }
+  if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
+}
+
+/** Resolves when nothing is left that could end within `ms`, or after `ms`. */
+function drained (runtime: Runtime, ms: number): Promise<void> {
+  const deadline = Date.now() + ms
+  return new Promise(resolve => {
+    const end = () => {
+      clearTimeout(timer)
+      unwatch()
+      resolve()
+    }
+    // Not unref'd: Node would leave in the middle of closing.
+    const timer = setTimeout(end, ms)
+    const check = () => { if (isDrained(runtime, deadline)) end() }
+    const unwatch = runtime.ledger.watch(check)
+    check()
+  })
+}
+
+function isDrained (runtime: Runtime, deadline: number): boolean {
+  if (runtime.ledger.active !== 0) return false
+  for (const line of runtime.ledger.openLines()) {
+    // A handler at work may still add.
+    if (line instanceof RequestTasks && line.outcome === null) return false
+    for (const task of line.tasks()) if (task.extra.due <= deadline) return false
+  }
+  return true
+}
+
+function unsettledTasks (runtime: Runtime): Array<[Task, Line]> {
+  const tasks: Array<[Task, Line]> = []
+  for (const line of runtime.ledger.openLines()) {
+    for (const task of line.tasks()) tasks.push([task, line])
+  }
+  return tasks
+}
+

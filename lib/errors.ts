@@ -1,0 +1,115 @@
+import createError from '@fastify/error'
+
+/** The argument of `add` is not something that can run: neither a function nor a defined task. Received: see message. */
+export const FST_BGT_INVALID_TASK = createError(
+  'FST_BGT_INVALID_TASK',
+  'A background task must be a function or a defined task, received %s',
+  500,
+  TypeError
+)
+
+/** An option of one task or of a definition has the wrong type or value. */
+export const FST_BGT_INVALID_TASK_OPTION = createError(
+  'FST_BGT_INVALID_TASK_OPTION',
+  "The task option '%s' must be %s, received %s",
+  500,
+  TypeError
+)
+
+/** An option of the plugin has the wrong type or value. */
+export const FST_BGT_INVALID_OPTION = createError(
+  'FST_BGT_INVALID_OPTION',
+  "The plugin option '%s' must be %s, received %s",
+  500,
+  TypeError
+)
+
+/** `register` was given an option that the plugin does not have. */
+export const FST_BGT_UNKNOWN_OPTION = createError(
+  'FST_BGT_UNKNOWN_OPTION',
+  "Unknown plugin option received: '%s'; the options are %s",
+  500,
+  TypeError
+)
+
+/** The plugin is registered already in this context or in one around it. */
+export const FST_BGT_ALREADY_REGISTERED = createError(
+  'FST_BGT_ALREADY_REGISTERED',
+  'fastify-background-tasks received a second registration in one context: register it once, or once in each of several sibling contexts'
+)
+
+/** A hook that runs before the plugin's own asked for `request.backgroundTasks`. */
+export const FST_BGT_TOO_EARLY = createError(
+  'FST_BGT_TOO_EARLY',
+  'request.backgroundTasks received a call before its own onRequest hook had run: register fastify-background-tasks before the plugin whose hook adds tasks'
+)
+
+/** More than `maxPending` tasks are accepted and not settled. Answered with 503 and `Retry-After`. */
+export const FST_BGT_OVERLOADED = createError(
+  'FST_BGT_OVERLOADED',
+  'The background task was refused: %s tasks are waiting or running, and maxPending is %s',
+  503
+)
+
+/** The application has closed, or its drain is over: nothing would run the task. */
+export const FST_BGT_CLOSED = createError(
+  'FST_BGT_CLOSED',
+  'The background task was refused: the application has closed',
+  503
+)
+
+/** An attempt took longer than its `timeout`. */
+export const FST_BGT_TIMEOUT = createError(
+  'FST_BGT_TIMEOUT',
+  "The background task '%s' took longer than its timeout of %s ms"
+)
+
+/** The reason of a signal that `cancel()` aborts. */
+export const FST_BGT_CANCELLED = createError(
+  'FST_BGT_CANCELLED',
+  "The background task '%s' was cancelled"
+)
+
+/** The reason of a signal that aborts because the application's close has run out of time. */
+export const FST_BGT_CLOSE_TIMEOUT = createError(
+  'FST_BGT_CLOSE_TIMEOUT',
+  'The application closes, and the background tasks did not end within %s ms'
+)
+
+/** The payload of a defined task holds something that JSON would change or lose. */
+export const FST_BGT_INVALID_PAYLOAD = createError(
+  'FST_BGT_INVALID_PAYLOAD',
+  "The payload of the background task '%s' must be plain JSON: %s received %s",
+  500,
+  TypeError
+)
+
+/** A defined task was added that is not in the option `tasks`. */
+export const FST_BGT_UNKNOWN_TASK = createError(
+  'FST_BGT_UNKNOWN_TASK',
+  "The task '%s' is not known here: list its definition in the plugin option 'tasks', which received %s"
+)
+
+/** Two definitions in the option `tasks` have one name. */
+export const FST_BGT_DUPLICATE_TASK = createError(
+  'FST_BGT_DUPLICATE_TASK',
+  "The plugin option 'tasks' received two definitions with the name '%s'"
+)
+
+/** `idle()` would have to wait for a handler that has not answered, perhaps the very one that called it. */
+export const FST_BGT_IDLE_IN_HANDLER = createError(
+  'FST_BGT_IDLE_IN_HANDLER',
+  'idle() cannot wait for requests that are not answered yet, received a call while %s of them had tasks: await their responses first, and do not call idle() inside a handler, which would wait for itself'
+)
+
+/** `@fastify/awilix` is registered where, or when, its scopes cannot be given the collector. */
+export const FST_BGT_AWILIX_ORDER = createError(
+  'FST_BGT_AWILIX_ORDER',
+  'fastify-background-tasks received its registration before that of @fastify/awilix, or outside its context: register @fastify/awilix first, in the same context or in one around it'
+)
+
+/** `app.backgroundTasks.current` was read without the option `asyncContext`. */
+export const FST_BGT_NO_ASYNC_CONTEXT = createError(
+  'FST_BGT_NO_ASYNC_CONTEXT',
+  "app.backgroundTasks.current needs the plugin option 'asyncContext: true', received false"
+)

@@ -1,0 +1,125 @@
+import { FST_BGT_CLOSED, FST_BGT_OVERLOADED } from './errors'
+import type { Line } from './line'
+import { COLLECTING, PENDING, RUNNING, STATES, type Task, type TaskState } from './task'
+
+/**
+ * How many tasks are in each state. All of them together are `accepted`, so nothing can be missing; the four after it
+ * count events, or things that are not tasks of their own.
+ */
+export interface Stats extends Record<TaskState, number> {
+  /** Tasks that `add` has taken since the start: the sum of all the states. */
+  accepted: number
+  /** Attempts that failed and were followed by a wait for another one, since the start. */
+  retried: number
+  /** Functions that still run although their task has been given up: timed out, cancelled, or left behind at close. */
+  abandoned: number
+}
+
+/** The account of all tasks: which state each is in, which lines are open, who waits for them to end. */
+export class Ledger {
+  readonly #counts: number[] = STATES.map(() => 0)
+  readonly #maxPending: number
+  #firstOpen: Line | null = null
+  #watchers: Array<() => void> = []
+  accepted = 0
+  retried = 0
+  abandoned = 0
+  /** Tasks whose first attempt lies in the future. */
+  delayed = 0
+  closed = false
+
+  constructor (maxPending: number) {
+    this.#maxPending = maxPending
+  }
+
+  /**
+   * @throws FST_BGT_CLOSED once the drain is over; FST_BGT_OVERLOADED at `maxPending`
+   */
+  admit (): void {
+    if (this.closed) throw new FST_BGT_CLOSED()
+    if (this.unsettled >= this.#maxPending) {
+      // Fastify's own error handler sends an error's headers along.
+      throw Object.assign(new FST_BGT_OVERLOADED(this.unsettled, this.#maxPending), { headers: { 'retry-after': '1' } })
+    }
+  }
+
+  /** Takes a task in, in the state it has. */
+  accept (task: Task, line: Line): void {
+    this.accepted++
+    line.unsettled++
+    this.#counts[task.status]!++
+    if (!line.open) this.#link(line)
+  }
+
+  move (task: Task, to: number): void {
+    this.#counts[task.status]!--
+    this.#counts[to]!++
+    task.status = to
+  }
+
+  /** Gives a task its final state and lets go of what it held. */
+  settle (task: Task, to: number): void {
+    const line = task.line as Line
+    this.move(task, to)
+    task.release()
+    if (--line.unsettled === 0) line.settled()
+    if (this.#watchers.length !== 0) this.notify()
+  }
+
+  count (state: number): number {
+    return this.#counts[state] as number
+  }
+
+  get unsettled (): number {
+    const counts = this.#counts
+    return (counts[COLLECTING] as number) + (counts[PENDING] as number) + (counts[RUNNING] as number)
+  }
+
+  /** Tasks that run, or would if it were their turn. */
+  get active (): number {
+    return this.count(PENDING) + this.count(RUNNING) - this.delayed
+  }
+
+  stats (): Stats {
+    const stats = { accepted: this.accepted, retried: this.retried, abandoned: this.abandoned } as Stats
+    STATES.forEach((state, index) => { stats[state] = this.#counts[index] as number })
+    return stats
+  }
+
+  #link (line: Line): void {
+    line.open = true
+    line.nextOpen = this.#firstOpen
+    if (this.#firstOpen !== null) this.#firstOpen.previousOpen = line
+    this.#firstOpen = line
+  }
+
+  /** Takes a line off the list of open ones. */
+  close (line: Line): void {
+    if (!line.open) return
+    line.open = false
+    if (line.previousOpen === null) this.#firstOpen = line.nextOpen
+    else line.previousOpen.nextOpen = line.nextOpen
+    if (line.nextOpen !== null) line.nextOpen.previousOpen = line.previousOpen
+    line.previousOpen = line.nextOpen = null
+    if (this.#watchers.length !== 0) this.notify()
+  }
+
+  * openLines (): Generator<Line> {
+    for (let line = this.#firstOpen; line !== null;) {
+      const next: Line | null = line.nextOpen
+      yield line
+      line = next
+    }
+  }
+
+  /** Calls `watcher` after every change that may have ended something, until the returned function is called. */
+  watch (watcher: () => void): () => void {
+    this.#watchers.push(watcher)
+    return () => { this.#watchers = this.#watchers.filter(other => other !== watcher) }
+  }
+
+  /** Tells the watchers that something has ended, or has come to its next phase. */
+  notify (): void {
+    for (const watcher of this.#watchers) watcher()
+  }
+}

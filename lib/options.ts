@@ -1,0 +1,133 @@
+import type { FastifyRequest } from 'fastify'
+import { definitionOf, type TaskDefinition } from './define-task'
+import { FST_BGT_DUPLICATE_TASK, FST_BGT_INVALID_OPTION, FST_BGT_UNKNOWN_OPTION } from './errors'
+import { received } from './received'
+import { MAX_TIMER } from './task-options'
+import type { TaskHandle } from './task'
+
+/** The options of the plugin. All are checked once, at registration. */
+export interface BackgroundTasksOptions {
+  /**
+   * The definitions that this application may add.
+   * @default []
+   */
+  tasks?: readonly TaskDefinition<any, any>[]
+  /**
+   * What a failed task means for those behind it in its request. `continue`: nothing. `stop`: they are dropped, which
+   * is Starlette's rule, and a task that waits for its next attempt keeps them waiting.
+   * @default 'continue'
+   */
+  onFailure?: 'continue' | 'stop'
+  /** Called after a task has failed for good and that has been logged. `request` is `null` for a task of the application. */
+  onError?: (error: unknown, task: TaskHandle, request: FastifyRequest | null) => unknown
+  /**
+   * How many tasks may run at once in the whole application.
+   * @default Infinity
+   */
+  concurrency?: number
+  /**
+   * How many tasks may be accepted and not settled; `add` throws `FST_BGT_OVERLOADED` (503) beyond.
+   * @default 100_000
+   */
+  maxPending?: number
+  /**
+   * Milliseconds to wait, after a client has left before anything was sent, for the handler to settle. Its tasks
+   * start then, or when this time is over.
+   * @default 30_000
+   */
+  abortGrace?: number
+  /**
+   * Milliseconds that `app.close()` waits for the tasks, from the moment on when the server has closed.
+   * @default 5_000
+   */
+  closeTimeout?: number
+  /**
+   * `capture` is for tests: tasks that would have run are recorded in `app.backgroundTasks.captured` instead.
+   * @default 'run'
+   */
+  mode?: 'run' | 'capture'
+  /**
+   * Follows each request with `AsyncLocalStorage`, for `app.backgroundTasks.current`. With `@fastify/awilix`, the root
+   * container gets that same door as `backgroundTasks`, which a singleton may hold, and request scopes get nothing of
+   * their own.
+   * @default false
+   */
+  asyncContext?: boolean
+  /**
+   * Whether the DI scope of a request whose client has left is disposed once its tasks have settled; `@fastify/awilix`
+   * never does so itself. Set it to `false` where its `disposeOnResponse` is.
+   * @default true
+   */
+  disposeScopes?: boolean
+}
+
+/** The options, checked, with every field there. */
+export interface ResolvedOptions {
+  readonly tasks: ReadonlyMap<string, TaskDefinition>
+  readonly onFailure: 'continue' | 'stop'
+  readonly onError: NonNullable<BackgroundTasksOptions['onError']> | null
+  readonly concurrency: number
+  readonly maxPending: number
+  readonly abortGrace: number
+  readonly closeTimeout: number
+  readonly mode: 'run' | 'capture'
+  readonly asyncContext: boolean
+  readonly disposeScopes: boolean
+}
+
+const DEFAULTS: Required<Omit<BackgroundTasksOptions, 'onError'>> & { onError: null } = {
+  tasks: [],
+  onFailure: 'continue',
+  onError: null,
+  concurrency: Infinity,
+  maxPending: 100_000,
+  abortGrace: 30_000,
+  closeTimeout: 5_000,
+  mode: 'run',
+  asyncContext: false,
+  disposeScopes: true
+}
+
+type Check = readonly [expected: string, accepts: (value: any) => boolean]
+
+const milliseconds: Check = [`a number of milliseconds from 0 to ${MAX_TIMER}`, value => typeof value === 'number' && value >= 0 && value <= MAX_TIMER]
+const limit: Check = ['a whole number from 1 on, or Infinity', value => value === Infinity || (Number.isSafeInteger(value) && value >= 1)]
+const flag: Check = ['a boolean', value => typeof value === 'boolean']
+const oneOf = (...values: string[]): Check => [values.map(value => `'${value}'`).join(' or '), value => values.includes(value)]
+
+const CHECKS: { readonly [name in keyof typeof DEFAULTS]: Check } = {
+  tasks: ['an array of defined tasks', value => Array.isArray(value) && value.every(task => typeof task === 'function' && definitionOf(task) !== undefined)],
+  onFailure: oneOf('continue', 'stop'),
+  onError: ['a function', value => typeof value === 'function'],
+  concurrency: limit,
+  maxPending: limit,
+  abortGrace: milliseconds,
+  closeTimeout: milliseconds,
+  mode: oneOf('run', 'capture'),
+  asyncContext: flag,
+  disposeScopes: flag
+}
+
+/** What Fastify itself reads from the options of `register`. */
+const FASTIFY_OPTIONS = ['prefix', 'logLevel', 'logSerializers', 'encapsulate']
+
+/**
+ * @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION, FST_BGT_DUPLICATE_TASK
+ */
+export function resolveOptions (options: BackgroundTasksOptions): ResolvedOptions {
+  const resolved: Record<string, unknown> = { ...DEFAULTS }
+  for (const [name, value] of Object.entries(options)) {
+    if (FASTIFY_OPTIONS.includes(name)) continue
+    if (!Object.hasOwn(CHECKS, name)) throw new FST_BGT_UNKNOWN_OPTION(name, Object.keys(CHECKS).join(', '))
+    if (value === undefined) continue
+    const [expected, accepts] = CHECKS[name as keyof typeof CHECKS]
+    if (!accepts(value)) throw new FST_BGT_INVALID_OPTION(name, expected, received(value))
+    resolved[name] = value
+  }
+  const tasks = new Map<string, TaskDefinition>()
+  for (const task of resolved.tasks as TaskDefinition[]) {
+    if (tasks.has(task.name)) throw new FST_BGT_DUPLICATE_TASK(task.name)
+    tasks.set(task.name, task)
+  }
+  return { ...resolved, tasks } as unknown as ResolvedOptions
+}

@@ -1,0 +1,7 @@
+import { inspect } from 'node:util'
+
+/** A value as an error message shows it: short, on one line. */
+export function received (value: unknown): string {
+  const text = inspect(value, { depth: 1, maxArrayLength: 3, maxStringLength: 60, breakLength: Infinity, compact: true })
+  return text.length > 120 ? `${text.slice(0, 119)}…` : text
+}

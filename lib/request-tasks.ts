@@ -1,0 +1,189 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Socket } from 'node:net'
+import { createTask, type Add } from './add'
+import { Line } from './line'
+import { runsOn, type Outcome } from './outcome'
+import { received } from './received'
+import { lateAddWarning } from './report'
+import type { Runtime } from './runtime'
+import { COLLECTING, DROPPED, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
+import { watchExchange } from './trigger'
+
+/** The collector of one request: `request.backgroundTasks`. */
+export interface BackgroundTasks extends Add {
+  /**
+   * Starts the tasks now, and those added later at once, without waiting for the response: for sockets and event
+   * streams that stay open for hours. Tasks that run on `failure` or by a predicate still wait for the outcome.
+   */
+  release (): void
+}
+
+/**
+ * Collects a request's tasks until its outcome is known, then is the line they run in.
+ *
+ * A task that is collected waits in a list of its own; with the outcome, `start` takes it into the line or drops it.
+ */
+export class RequestTasks extends Line implements BackgroundTasks {
+  declare readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  #firstCollected: Task | null = null
+  #lastCollected: Task | null = null
+  #keys: Map<string, Task> | null = null
+  /** What reached `onError` first. */
+  error: Error | null = null
+  /** The last task collected before that error. */
+  #lastBeforeError: Task | null = null
+  #released = false
+  /** How the request ended, once that is known and the tasks have started. */
+  outcome: Outcome | null = null
+  #watched = false
+  /** The trigger has seen the end of the exchange; the handler may still be at work. */
+  over = false
+  /** Set by the trigger while it waits for the handler: to be called with what that returns. */
+  onHandled: ((result: unknown) => void) | null = null
+  /** Set by the trigger while the request waits for its turn on a pipelined connection. */
+  socket: Socket | null = null
+  /** Gives the DI scope back; set while the request's tasks keep it. */
+  returnScope: (() => void) | null = null
+
+  constructor (runtime: Runtime, request: FastifyRequest, reply: FastifyReply) {
+    super(runtime, request)
+    this.reply = reply
+  }
+
+  add (first: unknown, ...args: unknown[]): TaskHandle {
+    const { ledger, runner, di } = this.runtime
+    const task = createTask(this, first, args)
+    ledger.admit()
+    if (this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
+    ledger.accept(task, this)
+    if (task.spec !== null && task.spec.key !== null) this.#replace(task.spec.key, task)
+    if (this.returnScope === null && di !== null) this.returnScope = di.lease(this)
+    if (this.outcome !== null) {
+      this.#judge(task, this.outcome, false)
+      runner.enqueue(this)
+    } else if (this.#released && isReleasable(task)) {
+      this.join(task)
+      runner.enqueue(this)
+    } else {
+      this.#collect(task)
+    }
+    if (!this.#watched) {
+      this.#watched = true
+      watchExchange(this)
+    }
+    return task
+  }
+
+  #collect (task: Task): void {
+    if (this.#lastCollected === null) this.#firstCollected = task
+    else this.#lastCollected.next = task
+    this.#lastCollected = task
+  }
+
+  /** The last add with a key wins; the task that had it before leaves, unless it has started. */
+  #replace (key: string, task: Task): void {
+    this.#keys ??= new Map()
+    const earlier = this.#keys.get(key)
+    if (earlier !== undefined && earlier.status < RUNNING && earlier.attempts === 0) this.settle(earlier, REPLACED)
+    this.#keys.set(key, task)
+  }
+
+  release (): void {
+    if (this.outcome !== null || this.#released) return
+    this.#released = true
+    let beforeError = this.#lastBeforeError !== null
+    let task = this.#firstCollected
+    this.#firstCollected = this.#lastCollected = null
+    while (task !== null) {
+      const next: Task | null = task.next
+      task.next = null
+      if (task.status === COLLECTING) {
+        if (beforeError || !isReleasable(task)) this.#collect(task)
+        else this.join(task)
+      }
+      if (task === this.#lastBeforeError) {
+        beforeError = false
+        this.#lastBeforeError = this.#lastCollected
+      }
+      task = next
+    }
+    this.runtime.runner.enqueue(this)
+  }
+
+  /** Notes what reached `onError`, and with it that the tasks collected so far were added before it. */
+  fail (error: Error): void {
+    if (this.error !== null) return
+    this.error = error
+    this.#lastBeforeError = this.#lastCollected
+    // An error answers the request: a handler that has not begun never will.
+    this.onHandled?.(undefined)
+  }
+
+  /** The end of the request, as far as its tasks are concerned: drops those that the outcome excludes, starts the others. */
+  start (outcome: Outcome): void {
+    this.outcome = outcome
+    let beforeError = this.#lastBeforeError !== null
+    let task = this.#firstCollected
+    this.#firstCollected = this.#lastCollected = null
+    while (task !== null) {
+      const next: Task | null = task.next
+      task.next = null
+      if (task.status === COLLECTING) this.#judge(task, outcome, beforeError)
+      if (task === this.#lastBeforeError) beforeError = false
+      task = next
+    }
+    this.#lastBeforeError = null
+    if (this.unsettled === 0) this.settled()
+    else this.runtime.runner.enqueue(this)
+  }
+
+  #judge (task: Task, outcome: Outcome, beforeError: boolean): void {
+    let runs
+    try {
+      runs = task.spec === null ? !beforeError : runsOn(task.spec.runOn, outcome, beforeError)
+    } catch (error) {
+      // Neither running nor dropping it would be what the predicate meant: it fails, where everybody sees it.
+      this.runtime.report.failed(task, this, error)
+      this.settle(task, FAILED)
+      return
+    }
+    if (runs) {
+      this.join(task)
+    } else {
+      this.runtime.report.dropped(task, this, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
+      this.settle(task, DROPPED)
+    }
+  }
+
+  /** Somebody has answered, or nobody can any more: the response is on its way or over. */
+  get answered (): boolean {
+    return this.over || this.reply.raw.headersSent || this.reply.raw.writableEnded
+  }
+
+  get released (): boolean {
+    return this.#released
+  }
+
+  override get door (): Add {
+    return this
+  }
+
+  override * tasks (): Generator<Task> {
+    yield * super.tasks()
+    for (let task = this.#firstCollected; task !== null; task = task.next) {
+      if (task.status === COLLECTING) yield task
+    }
+  }
+
+  override settled (): void {
+    if (this.outcome === null) return
+    super.settled()
+    this.returnScope?.()
+    this.returnScope = null
+  }
+}
+
+function isReleasable (task: Task): boolean {
+  return task.spec === null || task.spec.runOn === 'success' || task.spec.runOn === 'always'
+}

@@ -1,0 +1,35 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Add } from './add'
+import type { CapturedTask } from './capture'
+import type { DiBridge } from './di-scope'
+import { Executor } from './executor'
+import { Ledger } from './ledger'
+import type { ResolvedOptions } from './options'
+import { Report } from './report'
+import { Runner } from './runner'
+import { TaskIndex } from './task-index'
+
+/** What one registration of the plugin consists of. The parts find each other here. */
+export class Runtime {
+  readonly options: ResolvedOptions
+  readonly log: FastifyBaseLogger
+  readonly ledger: Ledger
+  readonly index = new TaskIndex()
+  readonly report: Report
+  readonly executor: Executor
+  readonly runner: Runner
+  readonly captured: CapturedTask[] = []
+  /** Set where `@fastify/awilix` is registered. */
+  di: DiBridge | null = null
+  /** The application's own `add`. */
+  declare door: Add
+
+  constructor (options: ResolvedOptions, log: FastifyBaseLogger) {
+    this.options = options
+    this.log = log
+    this.ledger = new Ledger(options.maxPending)
+    this.report = new Report(log, options.onError)
+    this.executor = new Executor(this)
+    this.runner = new Runner(this.executor, options.concurrency)
+  }
+}

@@ -1,0 +1,173 @@
+import { AsyncResource } from 'node:async_hooks'
+import { randomUUID } from 'node:crypto'
+import type { Attempt } from './attempt'
+import type { Line } from './line'
+import type { TaskInfo } from './task-index'
+import type { TaskSpec } from './task-options'
+
+/** What runs: a user's function, or the handler of a defined task. */
+export type TaskFunction = (...args: any[]) => unknown
+
+/**
+ * The states of a task, in the order of its life. The last six are final: every accepted task ends in exactly one.
+ * They are small integers inside, because each is also an index into the ledger's counts.
+ */
+export const STATES = [
+  'collecting', 'pending', 'running',
+  'completed', 'failed', 'dropped', 'cancelled', 'replaced', 'captured'
+] as const
+
+/** See {@link TaskHandle.state}. */
+export type TaskState = typeof STATES[number]
+
+export const COLLECTING = 0
+export const PENDING = 1
+export const RUNNING = 2
+export const COMPLETED = 3
+export const FAILED = 4
+export const DROPPED = 5
+export const CANCELLED = 6
+export const REPLACED = 7
+export const CAPTURED = 8
+
+/** What `add` returns: a view of one task, and the means to call it off. */
+export interface TaskHandle {
+  /** A UUID, made when it is first read; the same on every attempt. */
+  readonly id: string
+  /** The option `name`, else the name of the definition or of the function, else `'anonymous'`. */
+  readonly name: string
+  /**
+   * - `collecting`: the response has not left yet;
+   * - `pending`: in line, or waiting for its delay or its next attempt;
+   * - `running`: an attempt is under way;
+   * - `completed`, `failed` (its last attempt has), `dropped` (`runOn` was not met, a failed task stopped the rest,
+   *   or the application closed), `cancelled`, `replaced` (a later task of the request has its `key`),
+   *   `captured` (`mode: 'capture'`): final.
+   */
+  readonly state: TaskState
+  /**
+   * Calls the task off. Resolves with `true` when it is cancelled: it had not started or waited for its next attempt,
+   * or it runs and listens to a signal (a defined task, or the option `signal`), which then aborts. Resolves with
+   * `false` when it has ended already, or runs as a function that nothing can stop.
+   */
+  cancel (): Promise<boolean>
+  /** Resolves with the final state, never rejects. The promise is made when this is first called. */
+  settled (): Promise<TaskState>
+}
+
+/** What only some tasks need, kept apart so that the others stay small. */
+interface TaskExtra {
+  id: string | null
+  settled: Promise<TaskState> | null
+  resolve: ((state: TaskState) => void) | null
+  /** Attempts begun. */
+  attempts: number
+  /** The attempt under way, if it is one that can be stopped. */
+  attempt: Attempt | null
+  /** Runs until the delay or the backoff is over. */
+  timer: NodeJS.Timeout | null
+  /** When the timer ends, in ms of `Date.now()`. */
+  due: number
+  progress: unknown
+  result: unknown
+  error: unknown
+}
+
+/** One accepted task. It is its own handle. */
+export class Task implements TaskHandle {
+  /** The next task of its line. */
+  next: Task | null = null
+  /** Its line, until it is settled. */
+  line: Line | null
+  fn: TaskFunction | null
+  args: unknown[] | null
+  readonly spec: TaskSpec | null
+  /** The index of its state in {@link STATES}. */
+  status = COLLECTING
+  /** The async context of the place that called `add`. A new one per task: a shared one would be wrong inside `als.run`. */
+  #context: AsyncResource | null = new AsyncResource('fastify-background-tasks.task')
+  #extra: TaskExtra | null = null
+  #name: string | null = null
+
+  constructor (line: Line, fn: TaskFunction, args: unknown[], spec: TaskSpec | null) {
+    this.line = line
+    this.fn = fn
+    this.args = args
+    this.spec = spec
+  }
+
+  get id (): string {
+    const extra = this.extra
+    if (extra.id === null) {
+      extra.id = randomUUID()
+      this.line?.runtime.index.add(extra.id, this)
+    }
+    return extra.id
+  }
+
+  get name (): string {
+    return this.#name ?? this.spec?.name ?? ((this.fn as TaskFunction).name || 'anonymous')
+  }
+
+  get state (): TaskState {
+    return STATES[this.status] as TaskState
+  }
+
+  async cancel (): Promise<boolean> {
+    return this.line !== null && this.line.cancel(this)
+  }
+
+  settled (): Promise<TaskState> {
+    if (this.status > RUNNING) return Promise.resolve(this.state)
+    const extra = this.extra
+    extra.settled ??= new Promise(resolve => { extra.resolve = resolve })
+    return extra.settled
+  }
+
+  get extra (): TaskExtra {
+    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, progress: undefined, result: undefined, error: undefined }
+    return this.#extra
+  }
+
+  /** The attempts begun so far. */
+  get attempts (): number {
+    return this.#extra === null ? 0 : this.#extra.attempts
+  }
+
+  /** The JSON text of a defined task's payload. */
+  get payload (): string | undefined {
+    return (this.args as [string | undefined])[0]
+  }
+
+  /** What is noted here can be seen by `find`, and only a task whose id is known can be found. */
+  note (field: 'progress' | 'result' | 'error', value: unknown): void {
+    if (this.#extra !== null) this.#extra[field] = value
+  }
+
+  info (): TaskInfo {
+    const { id, progress, result, error, attempts } = this.extra
+    return { id: id as string, name: this.name, state: this.state, attempts, progress, result, error }
+  }
+
+  /** Calls a function in the task's async context. */
+  run (fn: TaskFunction, args: unknown[]): unknown {
+    return (this.#context as AsyncResource).runInAsyncScope(fn, undefined, ...args)
+  }
+
+  /** The end: a handle that a user keeps must keep neither arguments nor the request alive. */
+  release (): void {
+    const line = this.line as Line
+    const extra = this.#extra
+    this.#name = this.name
+    this.line = null
+    this.fn = null
+    this.args = null
+    this.#context = null
+    if (extra !== null) {
+      extra.attempt = null
+      if (extra.id !== null) line.runtime.index.settle(extra.id, this.info())
+      extra.resolve?.(this.state)
+      extra.resolve = null
+    }
+  }
+}
