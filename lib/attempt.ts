@@ -4,7 +4,7 @@ import { isThenable, type Executor } from './executor'
 import type { Line } from './line'
 import { parsePayload } from './payload'
 import { AttemptContext } from './task-context'
-import type { Task, TaskFunction } from './task'
+import type { Task } from './task'
 import type { TaskSpec } from './task-options'
 
 /** One attempt of a task that has a time limit, a signal or a context, and so can be given up while it runs. */
@@ -58,7 +58,7 @@ export class Attempt {
       return task.run(definition.handler, [parsePayload(task.payload), new AttemptContext(this)])
     }
     const args = task.args as unknown[]
-    return task.run(task.fn as TaskFunction, signal ? [...args, this.signal] : args)
+    return task.run(task.fn, signal ? [...args, this.signal] : args)
   }
 
   #end (fulfilled: boolean, value: unknown): void {

@@ -3,7 +3,7 @@ import { FST_BGT_CANCELLED } from './errors'
 import type { Line } from './line'
 import type { Runtime } from './runtime'
 import { capture } from './capture'
-import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, RUNNING, type Task, type TaskFunction } from './task'
+import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, RUNNING, type Task } from './task'
 import { backoffDelay } from './task-options'
 import { isUnrecoverable } from './unrecoverable-error'
 
@@ -34,7 +34,7 @@ export class Executor {
     }
     let result
     try {
-      result = task.run(task.fn as TaskFunction, task.args as unknown[])
+      result = task.run(task.fn, task.args as unknown[])
       if (isThenable(result)) {
         // A promise of another make may call back at once, twice, or throw: one of our own may not.
         const promise = result instanceof Promise ? result : Promise.resolve(result)

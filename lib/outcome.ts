@@ -4,7 +4,10 @@ export interface Outcome {
   readonly statusCode: number
   /** What reached `onError`, the first if there were several; else `null`. */
   readonly error: Error | null
-  /** The client left, or the connection broke, before the whole response had gone out. */
+  /**
+   * The client left, or a stream broke, before the response was complete. One that was complete and waited in Node's
+   * buffers counts as sent, as it does for Node and for the onResponse hook.
+   */
   readonly aborted: boolean
 }
 

@@ -39,6 +39,8 @@ export class RequestTasks extends Line implements BackgroundTasks {
   #watched = false
   /** The trigger has seen the end of the exchange; the handler may still be at work. */
   over = false
+  /** With that: the response had not gone out whole. */
+  aborted = false
   /** Set by the trigger while it waits for the handler: to be called with what that returns. */
   onHandled: ((result: unknown) => void) | null = null
   /** Set by the trigger while the request waits for its turn on a pipelined connection. */

@@ -79,7 +79,7 @@ export class Task implements TaskHandle {
   next: Task | null = null
   /** Its line, until it is settled. */
   line: Line | null
-  fn: TaskFunction | null
+  readonly fn: TaskFunction
   args: unknown[] | null
   readonly spec: TaskSpec | null
   /** The index of its state in {@link STATES}. */
@@ -87,7 +87,6 @@ export class Task implements TaskHandle {
   /** The async context of the place that called `add`. A new one per task: a shared one would be wrong inside `als.run`. */
   #context: AsyncResource | null = new AsyncResource('fastify-background-tasks.task')
   #extra: TaskExtra | null = null
-  #name: string | null = null
 
   constructor (line: Line, fn: TaskFunction, args: unknown[], spec: TaskSpec | null) {
     this.line = line
@@ -106,7 +105,7 @@ export class Task implements TaskHandle {
   }
 
   get name (): string {
-    return this.#name ?? this.spec?.name ?? ((this.fn as TaskFunction).name || 'anonymous')
+    return this.spec?.name ?? (this.fn.name || 'anonymous')
   }
 
   get state (): TaskState {
@@ -154,13 +153,14 @@ export class Task implements TaskHandle {
     return (this.#context as AsyncResource).runInAsyncScope(fn, undefined, ...args)
   }
 
-  /** The end: a handle that a user keeps must keep neither arguments nor the request alive. */
+  /**
+   * The end: a handle that a user keeps must keep neither arguments nor the request alive. The function stays, because
+   * reading its name on every task, for a handle that hardly anybody keeps, would cost more than anything else here.
+   */
   release (): void {
     const line = this.line as Line
     const extra = this.#extra
-    this.#name = this.name
     this.line = null
-    this.fn = null
     this.args = null
     this.#context = null
     if (extra !== null) {

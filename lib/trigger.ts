@@ -1,4 +1,4 @@
-import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import type { FastifyRequest, RouteOptions } from 'fastify'
 import type { ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 import { isThenable } from './executor'
@@ -38,7 +38,9 @@ interface WatchedRequest {
 export function watchHandler (route: RouteOptions): void {
   const handler = route.handler
   route.handler = function backgroundTasksHandler (request, reply) {
-    const waiting = (request as unknown as WatchedRequest)[kHandled] as RequestTasks | null
+    const waiting = (request as unknown as WatchedRequest)[kHandled] as RequestTasks | null | undefined
+    // @fastify/websocket, when its own wrapper is around this one, calls it with a socket for a request.
+    if (waiting === undefined) return handler.call(this, request, reply)
     let result: unknown
     try {
       result = handler.call(this, request, reply)
@@ -88,8 +90,9 @@ function watchSocket (tasks: RequestTasks, socket: Socket): void {
 /** Nothing more will be sent. Heard from several sides; the first one counts. */
 function exchangeOver (tasks: RequestTasks): void {
   if (tasks.over) return
-  tasks.over = true
   const { reply, request } = tasks
+  tasks.over = true
+  tasks.aborted = wasAborted(reply.raw as unknown as RawReply)
   if (tasks.socket !== null) waitingForSocket.get(tasks.socket)?.delete(tasks)
   if (reply.raw.headersSent || reply.sent || !isWatched(request)) start(tasks)
   else awaitHandler(tasks)
@@ -125,14 +128,14 @@ function start (tasks: RequestTasks): void {
   tasks.start(outcomeOf(tasks))
 }
 
-function outcomeOf ({ reply, error }: RequestTasks): Outcome {
-  return { statusCode: reply.statusCode, error, aborted: wasAborted(reply) }
+function outcomeOf ({ reply, error, aborted }: RequestTasks): Outcome {
+  return { statusCode: reply.statusCode, error, aborted }
 }
 
-function wasAborted (reply: FastifyReply): boolean {
-  const raw = reply.raw as unknown as RawReply
+/** To be asked when the exchange is over: a handler that answers a client long gone would change the reply's account. */
+function wasAborted (raw: RawReply): boolean {
   if (!raw.writableEnded) return true
   if (raw.stream !== undefined) return raw.stream.rstCode !== 0
-  // Where the socket is alive, bytes not yet written are still on their way.
-  return !raw.writableFinished && raw.socket !== null && raw.socket.destroyed
+  // node:http takes a finished reply off its socket.
+  return raw.socket === null ? !raw.writableFinished : raw.socket.destroyed
 }

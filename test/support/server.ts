@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import type { AddressInfo } from 'node:net'
+import type { Test } from 'tap'
+import backgroundTasks, { type BackgroundTasksOptions, type Stats } from '../../index'
+
+/** A line that the application has logged. */
+export interface LogLine {
+  level: number
+  msg: string
+  reqId?: string
+  err?: { message: string, code?: string }
+  task?: { id: string, name: string, attempt: number, state?: string }
+  [field: string]: unknown
+}
+
+/** An application with the plugin, whose log is kept. It is closed when the test ends. */
+export async function createApp (
+  t: Test,
+  options: BackgroundTasksOptions = {},
+  fastifyOptions: FastifyServerOptions = {}
+): Promise<{ app: FastifyInstance, log: LogLine[] }> {
+  const log: LogLine[] = []
+  const app = Fastify({
+    logger: { level: 'debug', stream: { write: (line: string) => { log.push(JSON.parse(line)) } } },
+    // A connection that a client keeps alive would hold up each test's end.
+    forceCloseConnections: true,
+    ...fastifyOptions
+  })
+  t.teardown(() => app.close())
+  await app.register(backgroundTasks, options)
+  return { app, log }
+}
+
+/** Starts to listen on a free port of the loopback interface. */
+export async function listen (app: FastifyInstance): Promise<{ url: string, port: number }> {
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  return { url: `http://127.0.0.1:${port}`, port }
+}
+
+/** A promise with its resolving function outside, for a test that waits for one thing to happen. */
+export function signal<T = void> (): { promise: Promise<T>, resolve: (value: T) => void } {
+  let resolve!: (value: T) => void
+  const promise = new Promise<T>(_resolve => { resolve = _resolve })
+  return { promise, resolve }
+}
+
+/** Lets the event loop turn a number of times: enough for what is due at once, without looking at a clock. */
+export async function turns (count = 5): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise(resolve => { setImmediate(resolve) })
+}
+
+/**
+ * Waits until so many tasks are in these states, then for some more turns, so that one that ran twice would show, and
+ * checks that no task is in another state.
+ */
+export async function settled (app: FastifyInstance, expected: Partial<Stats>): Promise<void> {
+  const names = Object.keys(expected) as Array<keyof Stats>
+  const isThere = () => {
+    const stats = app.backgroundTasks.stats()
+    return names.every(name => stats[name] >= expected[name]!)
+  }
+  while (!isThere()) await turns(1)
+  await turns()
+  const stats = app.backgroundTasks.stats()
+  const found = Object.fromEntries(Object.entries(stats).filter(([name, count]) => count !== 0 && name !== 'accepted'))
+  assert.deepEqual(found, expected)
+}
