@@ -29,7 +29,7 @@ interface Slots {
 
 const plugin = fp(backgroundTasks, { fastify: '5.x', name: 'fastify-background-tasks' })
 
-function backgroundTasks (fastify: FastifyInstance, opts: Options, done: (error?: Error) => void): void {
+async function backgroundTasks (fastify: FastifyInstance, opts: Options): Promise<void> {
   if (fastify.hasDecorator('backgroundTasks')) throw new errors.FST_BGT_ALREADY_REGISTERED()
   const options = resolveOptions(opts)
   const runtime = new Runtime(options, fastify.log)
@@ -52,7 +52,6 @@ function backgroundTasks (fastify: FastifyInstance, opts: Options, done: (error?
   fastify.addHook('preClose', backgroundTasksPreClose)
   assertAwilixOrder(fastify, di)
   fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()] } }, 'background tasks registered')
-  done()
 
   function collectorOf (this: FastifyRequest): RequestTasks {
     const request = this as unknown as Slots

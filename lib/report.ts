@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { createWarning } from 'process-warning'
 import type { Line } from './line'
 import type { ResolvedOptions } from './options'
+import { received } from './received'
 import type { Task } from './task'
 
 /** Emitted once a process: one is enough to find the cause, and a busy server would repeat it without end. */
@@ -26,18 +27,17 @@ export class Report {
 
   failed (task: Task, line: Line, error: unknown): void {
     if (this.#silent) {
-      const detail = error instanceof Error && error.stack !== undefined ? error.stack : String(error)
       process.emitWarning(`The background task '${task.name}' failed`, {
-        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_TASK_FAILED', detail
+        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_TASK_FAILED', detail: text(error)
       })
     } else {
-      line.log.error({ err: error, task: describe(task) }, 'background task failed')
+      this.#log(line, 'error', { err: error, task: describe(task) }, 'background task failed')
     }
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
 
   #callOnError (error: unknown, task: Task, line: Line): void {
-    const rejected = (err: unknown) => line.log.error({ err, task: describe(task) }, 'onError of background tasks failed')
+    const rejected = (err: unknown) => this.#log(line, 'error', { err, task: describe(task) }, 'onError of background tasks failed')
     try {
       // An async function is an onError too; what it rejects with must not end the process.
       Promise.resolve(this.#onError!(error, task, line.request)).catch(rejected)
@@ -48,16 +48,27 @@ export class Report {
 
   /** At close: the task will not end, or will not begin, in this process. */
   unfinished (task: Task, line: Line, error: Error): void {
-    line.log.error({ task: { ...describe(task), state: task.state } }, 'background task did not end before the application closed')
+    this.#log(line, 'error', { task: { ...describe(task), state: task.state } }, 'background task did not end before the application closed')
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
 
   retry (task: Task, line: Line, error: unknown): void {
-    line.log.debug({ err: error, task: describe(task) }, 'background task will be tried again')
+    this.#log(line, 'debug', { err: error, task: describe(task) }, 'background task will be tried again')
   }
 
   dropped (task: Task, line: Line, why: string): void {
-    line.log.debug({ task: describe(task), why }, 'background task dropped')
+    this.#log(line, 'debug', { task: describe(task), why }, 'background task dropped')
+  }
+
+  /** A logger may fail, on an error that is frozen or whose getters throw; that must not reach the runner. */
+  #log (line: Line, level: 'error' | 'debug', fields: object, message: string): void {
+    try {
+      line.log[level](fields, message)
+    } catch (error) {
+      process.emitWarning(`${message}; logging it failed`, {
+        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_LOG_FAILED', detail: text(error)
+      })
+    }
   }
 }
 
@@ -70,6 +81,11 @@ export interface TaskDescription {
 /** A task as log lines show it. */
 export function describe (task: Task): TaskDescription {
   return { id: task.id, name: task.name, attempt: task.attempts }
+}
+
+/** An error as a warning shows it. */
+function text (error: unknown): string {
+  return error instanceof Error && error.stack !== undefined ? error.stack : received(error)
 }
 
 /** Fastify without the option `logger` has a logger whose every method is one and the same empty function. */

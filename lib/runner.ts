@@ -51,13 +51,8 @@ export class Runner {
     line.current = null
     if (line.ready) this.#push(line)
     this.#running--
-    if (this.#pumping || this.#firstReady === null) return
-    // Called from a task's own promise, in whatever turn that came: the first one opens the slice for all the others.
-    if (!this.#scheduled) {
-      this.#schedule()
-      this.#beginSlice()
-    }
-    this.#pump()
+    // Called by a task's own promise, perhaps long after the slice: then the pump starts nothing and asks for a turn.
+    if (!this.#pumping && this.#firstReady !== null) this.#pump()
   }
 
   #push (line: Line): void {

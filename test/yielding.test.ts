@@ -1,0 +1,65 @@
+import { test } from 'tap'
+import { createApp, listen, settled, turns } from './support/server'
+
+function block (ms: number): void {
+  const end = performance.now() + ms
+  while (performance.now() < end);
+}
+
+for (const [what, task] of [['sync', () => block(15)], ['async', async () => block(15)]] as const) {
+  test(`between ${what} tasks that hold the thread, the event loop turns`, async t => {
+    const { app } = await createApp(t)
+    const seen: string[] = []
+    app.get('/', async request => {
+      for (let i = 0; i < 4; i++) {
+        request.backgroundTasks.add(() => {
+          seen.push('task')
+          return task()
+        })
+      }
+      return 'x'
+    })
+    const turn = () => {
+      if (app.backgroundTasks.stats().running + app.backgroundTasks.stats().pending > 0) seen.push('turn')
+      if (app.backgroundTasks.stats().completed < 4) setImmediate(turn)
+    }
+    const { url } = await listen(app)
+    const response = fetch(url)
+    turn()
+    await response
+    await settled(app, { completed: 4 })
+    const between = seen.join(' ').split('task').slice(1, -1)
+    t.ok(between.every(part => part.includes('turn')), seen.join(' '))
+  })
+}
+
+test('other requests are answered between them', async t => {
+  const { app } = await createApp(t)
+  app.get('/busy', async request => {
+    for (let i = 0; i < 20; i++) request.backgroundTasks.add(() => block(15))
+    return 'x'
+  })
+  app.get('/other', async () => 'answered')
+  const { url } = await listen(app)
+  await (await fetch(`${url}/busy`)).text()
+  t.equal(await (await fetch(`${url}/other`)).text(), 'answered')
+  t.ok(app.backgroundTasks.stats().pending > 0, 'before the tasks had all run')
+  await settled(app, { completed: 20 })
+})
+
+test('many short tasks share a turn', async t => {
+  const { app } = await createApp(t)
+  let count = 0
+  app.get('/', async request => {
+    for (let i = 0; i < 2_000; i++) request.backgroundTasks.add(() => { count++ })
+    return 'x'
+  })
+  const { url } = await listen(app)
+  await fetch(url)
+  let turned = 0
+  while (count < 2_000) {
+    await turns(1)
+    turned++
+  }
+  t.ok(turned < 100, `${turned} turns`)
+})
