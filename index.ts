@@ -2,26 +2,18 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { AppTasks } from './lib/app-tasks'
-import type * as appTasks from './lib/app-tasks'
-import type * as capture from './lib/capture'
 import * as definitions from './lib/define-task'
 import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
 import { drain } from './lib/drain'
 import * as errors from './lib/errors'
-import type * as ledger from './lib/ledger'
-import { resolveOptions, type BackgroundTasksOptions as Options } from './lib/options'
-import type * as outcome from './lib/outcome'
+import { resolveOptions, type BackgroundTasksOptions } from './lib/options'
 import { RequestTasks } from './lib/request-tasks'
-import type * as requestTasks from './lib/request-tasks'
 import { Runtime } from './lib/runtime'
 import { kHandled, kTasks } from './lib/symbols'
-import type * as task from './lib/task'
-import type * as taskContext from './lib/task-context'
-import type * as taskIndex from './lib/task-index'
-import type * as taskOptions from './lib/task-options'
 import { watchHandler } from './lib/trigger'
 import * as unrecoverable from './lib/unrecoverable-error'
 import './types/fastify'
+import type * as types from './types/public'
 
 interface Slots {
   [kTasks]: null | FastifyReply | RequestTasks
@@ -29,7 +21,7 @@ interface Slots {
 
 const plugin = fp(backgroundTasks, { fastify: '5.x', name: 'fastify-background-tasks' })
 
-async function backgroundTasks (fastify: FastifyInstance, opts: Options): Promise<void> {
+async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksOptions): Promise<void> {
   if (fastify.hasDecorator('backgroundTasks')) throw new errors.FST_BGT_ALREADY_REGISTERED()
   const options = resolveOptions(opts)
   const runtime = new Runtime(options, fastify.log)
@@ -58,7 +50,9 @@ async function backgroundTasks (fastify: FastifyInstance, opts: Options): Promis
     const slot = request[kTasks]
     if (slot instanceof RequestTasks) return slot
     if (slot === null) throw new errors.FST_BGT_TOO_EARLY()
-    return request[kTasks] = new RequestTasks(runtime, this, slot)
+    const tasks = new RequestTasks(runtime, this, slot)
+    request[kTasks] = tasks
+    return tasks
   }
 
   function backgroundTasksOnRequest (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
@@ -108,22 +102,22 @@ exports.UnrecoverableError = unrecoverable.UnrecoverableError
 exports.errorCodes = errors
 
 namespace fastifyBackgroundTasks {
-  export type BackgroundTasksOptions = Options
-  export type BackgroundTasks = requestTasks.BackgroundTasks
-  export type AppBackgroundTasks = appTasks.AppBackgroundTasks
-  export type TaskHandle = task.TaskHandle
-  export type TaskState = task.TaskState
-  export type TaskOptions = taskOptions.TaskOptions
-  export type BackoffOptions = taskOptions.BackoffOptions
-  export type DefinitionOptions = definitions.DefinitionOptions
-  export type TaskDefinition<Payload = any, Result = unknown> = definitions.TaskDefinition<Payload, Result>
-  export type TaskHandler<Payload, Result> = definitions.TaskHandler<Payload, Result>
-  export type TaskContext = taskContext.TaskContext
-  export type TaskInfo = taskIndex.TaskInfo
-  export type CapturedTask = capture.CapturedTask
-  export type Outcome = outcome.Outcome
-  export type RunOn = outcome.RunOn
-  export type Stats = ledger.Stats
+  export type BackgroundTasksOptions = types.BackgroundTasksOptions
+  export type BackgroundTasks = types.BackgroundTasks
+  export type AppBackgroundTasks = types.AppBackgroundTasks
+  export type TaskHandle = types.TaskHandle
+  export type TaskState = types.TaskState
+  export type TaskOptions = types.TaskOptions
+  export type BackoffOptions = types.BackoffOptions
+  export type DefinitionOptions = types.DefinitionOptions
+  export type TaskDefinition<Payload = any, Result = unknown> = types.TaskDefinition<Payload, Result>
+  export type TaskHandler<Payload, Result> = types.TaskHandler<Payload, Result>
+  export type TaskContext = types.TaskContext
+  export type TaskInfo = types.TaskInfo
+  export type CapturedTask = types.CapturedTask
+  export type Outcome = types.Outcome
+  export type RunOn = types.RunOn
+  export type Stats = types.Stats
 }
 
 export = fastifyBackgroundTasks

@@ -58,4 +58,3 @@ function definedTask (line: Line, task: TaskDefinition, payload: unknown, spec: 
   if (tasks.get(task.name) !== task) throw new FST_BGT_UNKNOWN_TASK(task.name, received([...tasks.keys()]))
   return new Task(line, task, [serializePayload(task.name, payload)], spec)
 }
-

@@ -3,6 +3,8 @@ import { received } from './received'
 import { AttemptContext, defaultContext, type TaskContext } from './task-context'
 import { resolveTaskOptions, type TaskOptions, type TaskSpec } from './task-options'
 
+const kDefinition = Symbol('fastify-background-tasks.definition')
+
 /** What `defineTask` is given: the task's work. */
 export type TaskHandler<Payload, Result> = (payload: Payload, ctx: TaskContext) => Result
 
@@ -27,8 +29,6 @@ export interface Definition {
   readonly handler: TaskHandler<any, unknown>
   readonly spec: TaskSpec
 }
-
-const kDefinition = Symbol('fastify-background-tasks.definition')
 
 /**
  * Defines a task that has a name and one JSON payload, and so can run anywhere. It must also be listed in the option

@@ -63,4 +63,3 @@ function unsettledTasks (runtime: Runtime): Array<[Task, Line]> {
   }
   return tasks
 }
-

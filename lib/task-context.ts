@@ -92,7 +92,7 @@ export function defaultContext (name: string): TaskContext {
     signal: new AbortController().signal,
     log: silentLogger,
     requestId: null,
-    diScope: undefined as DiScope,
+    diScope: undefined as unknown as DiScope,
     progress: ignore
   }
 }

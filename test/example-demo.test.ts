@@ -6,10 +6,8 @@ import { test } from 'tap'
 const root = resolve(__dirname, '..')
 
 test('npm run demo shows each response before what its tasks write, and ends', async t => {
-  // As a user starts it: without the loaders and the coverage of the process that runs this test.
-  const env = { ...process.env, NODE_OPTIONS: '', NODE_V8_COVERAGE: '' }
   // Rejects if the exit code is not 0.
-  const { stdout } = await promisify(execFile)('npm', ['run', '--silent', 'demo'], { cwd: root, env })
+  const { stdout } = await promisify(execFile)('npm', ['run', '--silent', 'demo'], { cwd: root })
 
   t.equal(stdout.replace(/127\.0\.0\.1:\d+/, '127.0.0.1:PORT').replace(/^ *\d+ ms/gm, 'TIME'), `\
 The server listens on http://127.0.0.1:PORT. Each line of log.txt takes 500 ms to be written.

@@ -1,4 +1,4 @@
-import Fastify from 'fastify'
+import Fastify, { type FastifyReply } from 'fastify'
 import { test } from 'tap'
 import backgroundTasks from '../index'
 import { listen, settled } from './support/server'
@@ -44,7 +44,7 @@ test('a request that Fastify refuses before routing has no collector', async t =
   let error: unknown
   const app = Fastify({
     forceCloseConnections: true,
-    frameworkErrors: (_error, request, reply) => {
+    frameworkErrors: (_error, request, reply: FastifyReply) => {
       try {
         request.backgroundTasks.add(() => {})
       } catch (caught) {

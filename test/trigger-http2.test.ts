@@ -1,7 +1,7 @@
 import { constants } from 'node:http2'
 import { once } from 'node:events'
 import { Readable } from 'node:stream'
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { test, type Test } from 'tap'
 import backgroundTasks from '../index'
 import { answer, http2Client } from './support/client'
@@ -49,7 +49,7 @@ test('HTTP/2: a finished response starts the tasks once', async t => {
 })
 
 for (const [how, leave] of [
-  ['stream cancelled', (session: any, stream: any) => stream.close(constants.NGHTTP2_CANCEL)],
+  ['stream cancelled', (_session: any, stream: any) => stream.close(constants.NGHTTP2_CANCEL)],
   ['session lost', (session: any) => session.destroy()]
 ] as const) {
   test(`HTTP/2: ${how} while the handler runs: the tasks wait for it`, async t => {

@@ -40,7 +40,7 @@ test('a finished response starts the tasks once', async t => {
     onRequest: async (request, reply) => { add(request); return reply.send('from a hook') }
   }, async () => 'never')
   app.get('/early-handler', {
-    preHandler: (request, reply, done) => { add(request); reply.send('from a hook') }
+    preHandler: (request, reply, _done) => { add(request); reply.send('from a hook') }
   }, async () => 'never')
   app.setNotFoundHandler(async (request, reply) => { add(request); return reply.code(404).send('nowhere') })
 

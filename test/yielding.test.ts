@@ -49,15 +49,15 @@ test('other requests are answered between them', async t => {
 
 test('many short tasks share a turn', async t => {
   const { app } = await createApp(t)
-  let count = 0
+  const counter = { count: 0 }
   app.get('/', async request => {
-    for (let i = 0; i < 2_000; i++) request.backgroundTasks.add(() => { count++ })
+    for (let i = 0; i < 2_000; i++) request.backgroundTasks.add(() => { counter.count++ })
     return 'x'
   })
   const { url } = await listen(app)
   await fetch(url)
   let turned = 0
-  while (count < 2_000) {
+  while (counter.count < 2_000) {
     await turns(1)
     turned++
   }

@@ -36,8 +36,8 @@ export function registerHandle (container: AwilixContainer<any>): Handle[] {
 export interface DiAppOptions extends FastifyAwilixOptions {
   container?: AwilixContainer<any>
   fastify?: FastifyServerOptions
-  /** Called after `@fastify/awilix` is registered and before the plugin is. */
-  between?: (app: FastifyInstance) => void
+  /** Called before anything is registered. */
+  before?: (app: FastifyInstance) => void
 }
 
 /**
@@ -47,7 +47,7 @@ export interface DiAppOptions extends FastifyAwilixOptions {
 export async function createDiApp (
   t: Test,
   options: BackgroundTasksOptions = {},
-  { fastify = {}, between, container = createContainer(), ...awilix }: DiAppOptions = {}
+  { fastify = {}, before, container = createContainer(), ...awilix }: DiAppOptions = {}
 ): Promise<{ app: FastifyInstance, log: LogLine[], container: AwilixContainer<any>, handles: Handle[] }> {
   const log: LogLine[] = []
   const app = Fastify({
@@ -56,8 +56,8 @@ export async function createDiApp (
     ...fastify
   }) as unknown as FastifyInstance
   t.teardown(() => app.close())
+  before?.(app)
   await app.register(fastifyAwilixPlugin, { ...awilix, container })
-  between?.(app)
   await app.register(backgroundTasks, options)
   return { app, log, container, handles: registerHandle(container) }
 }

@@ -1,0 +1,56 @@
+import { runInNewContext } from 'node:vm'
+import { test } from 'tap'
+import { defineTask } from '../index'
+import { createApp } from './support/server'
+
+const task = defineTask('task', async (payload: unknown) => payload)
+
+test('what JSON would change is refused at add, with the path to it', async t => {
+  const { app } = await createApp(t, { tasks: [task] })
+  const cycle: Record<string, unknown> = { name: 'a' }
+  cycle.list = [{ back: cycle }]
+  class Point { x = 1 }
+  for (const [payload, path, received] of [
+    [{ at: new Date(0) }, 'payload.at', '1970-01-01T00:00:00.000Z'],
+    [{ map: new Map([['a', 1]]) }, 'payload.map', "Map(1) { 'a' => 1 }"],
+    [new Set([1]), 'payload', 'Set(1) { 1 }'],
+    [{ a: undefined }, 'payload.a', 'undefined'],
+    [[1, undefined], 'payload[1]', 'undefined'],
+    [[1, , 3], 'payload[1]', 'undefined'], // eslint-disable-line no-sparse-arrays
+    [{ n: 1n }, 'payload.n', '1n'],
+    [{ n: NaN }, 'payload.n', 'NaN'],
+    [-Infinity, 'payload', '-Infinity'],
+    [{ deep: { er: [{ point: new Point() }] } }, 'payload.deep.er[0].point', 'Point { x: 1 }'],
+    [{ 'a-b': { f () {} } }, 'payload["a-b"].f', '[Function: f]'],
+    [{ s: Symbol('s') }, 'payload.s', 'Symbol(s)'],
+    [{ [Symbol('key')]: 1 }, 'payload', '{ [Symbol(key)]: 1 }'],
+    [{ toJSON: () => 1 }, 'payload', '{ toJSON: [Function: toJSON] }'],
+    [Object.assign([1], { extra: 1 }), 'payload', '[ 1, extra: 1 ]'],
+    [Buffer.from('a'), 'payload', '<Buffer 61>'],
+    [new Error('boom'), 'payload', 'Error: boom'],
+    [cycle, 'payload.list[0].back', 'a cycle']
+  ] as Array<[unknown, string, string]>) {
+    try {
+      app.backgroundTasks.add(task, payload)
+      t.fail(`${received} was accepted`)
+    } catch (error) {
+      t.match(error, { code: 'FST_BGT_INVALID_PAYLOAD' })
+      t.match((error as Error).message, `The payload of the background task 'task' must be plain JSON: ${path} received ${received}`)
+    }
+  }
+  t.equal(app.backgroundTasks.stats().accepted, 0)
+})
+
+test('what JSON keeps comes out as it went in', async t => {
+  const { app } = await createApp(t, { tasks: [task] })
+  const shared = { a: 1 }
+  for (const payload of [
+    undefined, null, true, 0, 1.5, '', 'text', [], {}, [[]], { a: { b: [1, 'x', null, false] } },
+    [shared, shared], Object.create(null), runInNewContext('({ from: ["another realm"] })'), JSON.parse('{"__proto__": 1}')
+  ]) {
+    const handle = app.backgroundTasks.add(task, payload)
+    const { id } = handle
+    await handle.settled()
+    t.strictSame(JSON.stringify((await app.backgroundTasks.find(id))?.result), JSON.stringify(payload))
+  }
+})
