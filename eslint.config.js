@@ -5,7 +5,8 @@ const neostandard = require('neostandard')
 module.exports = [
   ...neostandard({
     ts: true,
-    ignores: ['dist', '.tap']
+    filesTs: ['**/*.ts', '**/*.mts'],
+    ignores: ['**/dist', '.tap']
   }),
   {
     // The plugin and the namespace of its types have one name, as `export =` wants it; TypeScript checks such merging.

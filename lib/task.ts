@@ -130,6 +130,8 @@ export class Task implements TaskHandle {
 
   /** The attempts begun so far. */
   get attempts (): number {
+    // A function without options is not counted: it has one attempt, and has begun it when it is no longer waiting.
+    if (this.spec === null) return this.status >= RUNNING && this.status <= FAILED ? 1 : 0
     return this.#extra === null ? 0 : this.#extra.attempts
   }
 
@@ -144,8 +146,8 @@ export class Task implements TaskHandle {
   }
 
   info (): TaskInfo {
-    const { id, progress, result, error, attempts } = this.extra
-    return { id: id as string, name: this.name, state: this.state, attempts, progress, result, error }
+    const { id, progress, result, error } = this.extra
+    return { id: id as string, name: this.name, state: this.state, attempts: this.attempts, progress, result, error }
   }
 
   /** Calls a function in the task's async context. */

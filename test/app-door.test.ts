@@ -96,7 +96,7 @@ test('find tells what is known of a task whose id somebody has read', async t =>
   const failing = app.backgroundTasks.add(async () => { throw new Error('boom') })
   t.ok(failing.id)
   await failing.settled()
-  t.match(await app.backgroundTasks.find(failing.id), { state: 'failed', error: { message: 'boom' } })
+  t.match(await app.backgroundTasks.find(failing.id), { state: 'failed', attempts: 1, error: { message: 'boom' } })
   t.equal(await app.backgroundTasks.find('nothing'), null)
 })
 
