@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import type { AsyncLocalStorage } from 'node:async_hooks'
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { createTask, type Add } from './add'
 import type { CapturedTask } from './capture'
 import { FST_BGT_IDLE_IN_HANDLER, FST_BGT_NO_ASYNC_CONTEXT } from './errors'
@@ -39,9 +39,9 @@ export class AppTasks implements AppBackgroundTasks {
   readonly #runtime: Runtime
   readonly #current: Add | null
 
-  constructor (runtime: Runtime, requests: AsyncLocalStorage<FastifyRequest> | null) {
+  constructor (runtime: Runtime) {
     this.#runtime = runtime
-    this.#current = requests === null ? null : new CurrentTasks(this, requests)
+    this.#current = runtime.options.asyncContext ? new CurrentTasks(this) : null
   }
 
   add (first: unknown, ...args: unknown[]): TaskHandle {
@@ -93,18 +93,25 @@ export class AppTasks implements AppBackgroundTasks {
   }
 }
 
+/** The request in progress. One store for all registrations: those that share a DI container share the door in it. */
+let requests: AsyncLocalStorage<FastifyRequest>
+
+/** Runs the rest of a request's way so that {@link AppBackgroundTasks.current} finds it. */
+export function runInRequest (request: FastifyRequest, next: () => void): void {
+  requests.run(request, next)
+}
+
 /** See {@link AppBackgroundTasks.current}. */
 class CurrentTasks implements Add {
   readonly #app: AppTasks
-  readonly #requests: AsyncLocalStorage<FastifyRequest>
 
-  constructor (app: AppTasks, requests: AsyncLocalStorage<FastifyRequest>) {
+  constructor (app: AppTasks) {
     this.#app = app
-    this.#requests = requests
+    requests ??= new AsyncLocalStorage()
   }
 
   add (first: unknown, ...args: unknown[]): TaskHandle {
-    const tasks = (this.#requests.getStore()?.backgroundTasks ?? this.#app) as Pick<AppTasks, 'add'>
+    const tasks = (requests.getStore()?.backgroundTasks ?? this.#app) as Pick<AppTasks, 'add'>
     return tasks.add(first, ...args)
   }
 }

@@ -26,6 +26,8 @@ export class Ledger {
   abandoned = 0
   /** Tasks whose first attempt lies in the future. */
   delayed = 0
+  /** DI scopes that are being disposed. */
+  disposing = 0
   closed = false
 
   constructor (maxPending: number) {
@@ -66,6 +68,18 @@ export class Ledger {
     if (this.#watchers.length !== 0) this.notify()
   }
 
+  /** A task has been given up, but its function still runs. */
+  abandon (line: Line): void {
+    this.abandoned++
+    line.abandoned++
+  }
+
+  /** The function of a task that had been given up has ended. */
+  ended (line: Line): void {
+    this.abandoned--
+    if (--line.abandoned === 0 && line.unsettled === 0) line.settled()
+  }
+
   count (state: number): number {
     return this.#counts[state] as number
   }
@@ -75,9 +89,9 @@ export class Ledger {
     return (counts[COLLECTING] as number) + (counts[PENDING] as number) + (counts[RUNNING] as number)
   }
 
-  /** Tasks that run, or would if it were their turn. */
+  /** Tasks that run, or would if it were their turn, and DI scopes that are being disposed after them. */
   get active (): number {
-    return this.count(PENDING) + this.count(RUNNING) - this.delayed
+    return this.count(PENDING) + this.count(RUNNING) - this.delayed + this.disposing
   }
 
   stats (): Stats {

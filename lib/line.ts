@@ -21,6 +21,8 @@ export class Line {
   #waiting: Set<Task> | null = null
   /** Accepted tasks that have no final state yet. */
   unsettled = 0
+  /** Functions that still run although their task has been given up. */
+  abandoned = 0
   /** The runner's queue of lines that have something to run. */
   queued = false
   nextReady: Line | null = null
@@ -135,7 +137,7 @@ export class Line {
     if (this.#waiting !== null) yield * this.#waiting
   }
 
-  /** Called by the ledger when the last unsettled task has been settled. */
+  /** Called by the ledger when the last unsettled task has been settled, and again when the last abandoned function ends. */
   settled (): void {
     this.runtime.ledger.close(this)
   }

@@ -46,9 +46,26 @@ export class Report {
     }
   }
 
+  disposalFailed (line: Line, error: unknown): void {
+    const message = 'disposing a DI scope after its background tasks failed'
+    if (this.#silent) {
+      process.emitWarning(message, {
+        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_DISPOSAL_FAILED', detail: text(error)
+      })
+    } else {
+      this.#log(line, 'error', { err: error }, message)
+    }
+  }
+
   /** At close: the task will not end, or will not begin, in this process. */
   unfinished (task: Task, line: Line, error: Error): void {
-    this.#log(line, 'error', { task: { ...describe(task), state: task.state } }, 'background task did not end before the application closed')
+    if (this.#silent) {
+      process.emitWarning(`The background task '${task.name}' (${task.state}) did not end before the application closed`, {
+        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_CLOSE_TIMEOUT'
+      })
+    } else {
+      this.#log(line, 'error', { task: { ...describe(task), state: task.state } }, 'background task did not end before the application closed')
+    }
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
 

@@ -1,11 +1,13 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Socket } from 'node:net'
 import { createTask, type Add } from './add'
+import type { DiBridge } from './di-scope'
 import { Line } from './line'
 import { runsOn, type Outcome } from './outcome'
 import { received } from './received'
 import { lateAddWarning } from './report'
 import type { Runtime } from './runtime'
+import type { ScopeLease } from './scope-lease'
 import { COLLECTING, DROPPED, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
 import { watchExchange } from './trigger'
 
@@ -45,8 +47,8 @@ export class RequestTasks extends Line implements BackgroundTasks {
   onHandled: ((result: unknown) => void) | null = null
   /** Set by the trigger while the request waits for its turn on a pipelined connection. */
   socket: Socket | null = null
-  /** Gives the DI scope back; set while the request's tasks keep it. */
-  returnScope: (() => void) | null = null
+  /** Set while the request's tasks keep the DI scope. */
+  #lease: ScopeLease | null = null
 
   constructor (runtime: Runtime, request: FastifyRequest, reply: FastifyReply) {
     super(runtime, request)
@@ -57,10 +59,10 @@ export class RequestTasks extends Line implements BackgroundTasks {
     const { ledger, runner, di } = this.runtime
     const task = createTask(this, first, args)
     ledger.admit()
-    if (this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
+    if (this.#watched && this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
     ledger.accept(task, this)
     if (task.spec !== null && task.spec.key !== null) this.#replace(task.spec.key, task)
-    if (this.returnScope === null && di !== null) this.returnScope = di.lease(this)
+    if (this.#lease === null && di !== null) this.#lease = this.leaseScope(di)
     if (this.outcome !== null) {
       this.#judge(task, this.outcome, false)
       runner.enqueue(this)
@@ -72,9 +74,17 @@ export class RequestTasks extends Line implements BackgroundTasks {
     }
     if (!this.#watched) {
       this.#watched = true
-      watchExchange(this)
+      this.watch()
     }
     return task
+  }
+
+  protected leaseScope (di: DiBridge): ScopeLease | null {
+    return di.lease(this)
+  }
+
+  protected watch (): void {
+    watchExchange(this)
   }
 
   #collect (task: Task): void {
@@ -138,6 +148,8 @@ export class RequestTasks extends Line implements BackgroundTasks {
     this.#lastBeforeError = null
     if (this.unsettled === 0) this.settled()
     else this.runtime.runner.enqueue(this)
+    // Tasks that are all delayed into the future hold nobody any more.
+    this.runtime.ledger.notify()
   }
 
   #judge (task: Task, outcome: Outcome, beforeError: boolean): void {
@@ -180,9 +192,12 @@ export class RequestTasks extends Line implements BackgroundTasks {
 
   override settled (): void {
     if (this.outcome === null) return
+    // A function that takes no notice of its signal may still use what the scope holds.
+    if (this.#lease !== null && this.abandoned === 0) {
+      this.#lease.end(this.outcome.aborted)
+      this.#lease = null
+    }
     super.settled()
-    this.returnScope?.()
-    this.returnScope = null
   }
 }
 

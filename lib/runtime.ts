@@ -19,6 +19,8 @@ export class Runtime {
   readonly executor: Executor
   readonly runner: Runner
   readonly captured: CapturedTask[] = []
+  /** Once the application's close has run out of time: what signals abort with from then on. */
+  closeReason: Error | null = null
   /** Set where `@fastify/awilix` is registered. */
   di: DiBridge | null = null
   /** The application's own `add`. */

@@ -108,6 +108,10 @@ export class Task implements TaskHandle {
     return this.spec?.name ?? (this.fn.name || 'anonymous')
   }
 
+  get isSettled (): boolean {
+    return this.status > RUNNING
+  }
+
   get state (): TaskState {
     return STATES[this.status] as TaskState
   }
@@ -117,7 +121,7 @@ export class Task implements TaskHandle {
   }
 
   settled (): Promise<TaskState> {
-    if (this.status > RUNNING) return Promise.resolve(this.state)
+    if (this.isSettled) return Promise.resolve(this.state)
     const extra = this.extra
     extra.settled ??= new Promise(resolve => { extra.resolve = resolve })
     return extra.settled
