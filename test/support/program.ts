@@ -66,11 +66,11 @@ function task (nested: fc.Arbitrary<Step[]>): fc.Arbitrary<TaskProgram> {
     kind: fc.constantFrom('sync', 'async', 'async', 'thenable', 'defined'),
     way: mostly('short', 'hang', 'listen'),
     turns: fc.integer({ min: 0, max: 4 }),
-    failures: mostly(0, 1, 2, 9),
+    failures: fc.constantFrom(0, 0, 0, 1, 1, 2, 9),
     unrecoverable: mostly(false, true),
     runOn: mostly('success', 'failure', 'always', 'predicate: true', 'predicate: false', 'predicate: throws'),
     timeout: mostly(0, 1, 4),
-    attempts: mostly(1, 2, 3),
+    attempts: fc.constantFrom(1, 1, 2, 3),
     backoff: fc.integer({ min: 0, max: 3 }),
     exponential: fc.boolean(),
     delay: mostly(0, 1, 4),
@@ -91,14 +91,14 @@ const pause: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ do: fc.constant('wait' as const), ms: fc.integer({ min: 1, max: 3 }) })
 )
 
-function steps (depth: number, maxLength: number): fc.Arbitrary<Step[]> {
+function steps (depth: number, maxLength: number, minLength = 0): fc.Arbitrary<Step[]> {
   const nested = depth === 0 ? none : fc.oneof({ arbitrary: none, weight: 4 }, steps(depth - 1, 2))
   return fc.array(fc.oneof(
     { arbitrary: add(nested), weight: 6 },
     { arbitrary: cancel, weight: 2 },
     { arbitrary: pause, weight: 1 },
     { arbitrary: release, weight: 1 }
-  ), { maxLength })
+  ), { minLength, maxLength })
 }
 
 const request: fc.Arbitrary<RequestProgram> = fc.record({
@@ -108,7 +108,7 @@ const request: fc.Arbitrary<RequestProgram> = fc.record({
     fc.constant('socket' as const),
     fc.record({ leavesAfterTurns: fc.integer({ min: 0, max: 6 }) })
   ),
-  handler: steps(2, 6),
+  handler: steps(2, 6, 2),
   end: mostly('return', 'return 404', 'throw', 'send error'),
   error: steps(0, 2),
   late: fc.record({ afterTurns: fc.integer({ min: 0, max: 20 }), steps: fc.oneof({ arbitrary: none, weight: 2 }, steps(1, 2)) })
@@ -118,7 +118,7 @@ export const programs: fc.Arbitrary<Program> = fc.record({
   onFailure: fc.constantFrom('continue', 'stop'),
   concurrency: fc.constantFrom(Infinity, 1, 2, 3),
   maxPending: mostly(Infinity, 1, 4),
-  requests: fc.array(request, { maxLength: 4 }),
+  requests: fc.array(request, { minLength: 1, maxLength: 4 }),
   app: steps(1, 4),
   close: fc.oneof(
     { arbitrary: fc.constant(null), weight: 2 },
