@@ -34,11 +34,15 @@ async function cpuOf (subjects, collect, run) {
     const collected = collect(subject)
     const between = process.cpuUsage()
     run(collected)
-    while (ended < TASKS) await turn()
+    while (!isOver()) await turn()
     cpu.run += sum(process.cpuUsage(between))
     cpu.collect += sum(between) - sum(begin)
   }
   return cpu
+}
+
+function isOver () {
+  return ended >= TASKS
 }
 
 function sum ({ user, system }) {

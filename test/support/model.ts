@@ -1,5 +1,6 @@
 import type { Outcome, Stats, TaskHandle, TaskState } from '../../index'
 import type { Program, TaskProgram } from './program'
+import { signal } from './server'
 
 /*
  * The model that the property test holds the plugin against: what it has been asked for and what has been seen of it,
@@ -123,6 +124,8 @@ export class Model {
   executing = 0
   close: 'open' | 'closing' | 'closed' = 'open'
   readonly violations: string[] = []
+  /** Resolves at the first of them. */
+  readonly violated = signal()
   #previousTurn = performance.now()
   #lastTurn = performance.now()
   readonly #stats: () => Stats
@@ -141,7 +144,9 @@ export class Model {
   }
 
   expect (condition: boolean, what: string, task?: TaskRecord): void {
-    if (!condition) this.violations.push(task === undefined ? what : `${what}: ${task}`)
+    if (condition) return
+    this.violations.push(task === undefined ? what : `${what}: ${task}`)
+    this.violated.resolve()
   }
 
   byHandle (handle: TaskHandle): TaskRecord | undefined {
