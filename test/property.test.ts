@@ -179,7 +179,7 @@ class Run {
     const { close } = this.#program
     if (close === null) return
     await turns(close.afterTurns)
-    this.#model.close = 'closing'
+    this.#model.closing()
     await this.#app.close()
     this.#model.close = 'closed'
     for (const task of this.#model.tasks) this.#model.expect(task.isFinal, 'not over after the close', task)
@@ -338,6 +338,7 @@ class Run {
 
   async #wait ({ program }: TaskRecord, signal: AbortSignal | undefined): Promise<void> {
     if (program.way === 'short') return turns(program.turns)
+    if (program.way === 'slow') return new Promise(resolve => { setTimeout(resolve, 3) })
     if (program.way === 'hang' || signal === undefined) return this.#gate.promise
     if (signal.aborted) return
     const aborted = new Promise<void>(resolve => { signal.addEventListener('abort', () => resolve(), { once: true }) })

@@ -123,6 +123,7 @@ export class Model {
   /** Functions that have begun and not ended. */
   executing = 0
   close: 'open' | 'closing' | 'closed' = 'open'
+  #closeBegun = 0
   readonly violations: string[] = []
   /** Resolves at the first of them. */
   readonly violated = signal()
@@ -141,6 +142,11 @@ export class Model {
    */
   get earliest (): number {
     return this.#previousTurn
+  }
+
+  closing (): void {
+    this.close = 'closing'
+    this.#closeBegun = this.earliest
   }
 
   expect (condition: boolean, what: string, task?: TaskRecord): void {
@@ -283,6 +289,9 @@ export class Model {
     const ended = task.state === 'running' && task.last!.result !== null
     if (error.code === 'FST_BGT_CLOSE_TIMEOUT' && !ended) {
       this.expect(this.close === 'closing', 'reported as unfinished while open', task)
+      const waited = performance.now() - this.#closeBegun
+      const isDelayed = task.program.delay !== 0 && task.attempts.length === 0
+      this.expect(isDelayed || waited >= this.program.close!.timeout - TIMER, `reported as unfinished after ${waited} ms`, task)
       task.unfinished = task.state
       task.wasRetrying = task.isRetrying
     } else if (task.judged !== 'threw' && this.program.onFailure === 'stop') {
