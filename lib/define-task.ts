@@ -43,6 +43,8 @@ export function defineTask<Payload = undefined, Result = unknown> (
   handler: TaskHandler<Payload, Result>,
   options: DefinitionOptions = {}
 ): TaskDefinition<Payload, Result> {
+  if (typeof name !== 'string') throw new FST_BGT_INVALID_TASK_OPTION('name', 'a non-empty string', received(name))
+  if (typeof options !== 'object' || options === null) throw new FST_BGT_INVALID_TASK_OPTION('options', 'an object', received(options))
   if (typeof handler !== 'function') throw new FST_BGT_INVALID_TASK(received(handler))
   for (const taken of ['name', 'signal'] as const) {
     if (taken in options) throw new FST_BGT_INVALID_TASK_OPTION(taken, 'left out of a definition', received((options as TaskOptions)[taken]))

@@ -19,6 +19,8 @@ export class Runtime {
   readonly executor: Executor
   readonly runner: Runner
   readonly captured: CapturedTask[] = []
+  /** The application's close, once it has begun to wait for the tasks. */
+  drained: Promise<void> | null = null
   /** Once the application's close has run out of time: what signals abort with from then on. */
   closeReason: Error | null = null
   /** Set where `@fastify/awilix` is registered. */
