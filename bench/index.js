@@ -76,14 +76,15 @@ async function measure (row, measured) {
 
 function printHead ({ node, cores, platform, arch }) {
   console.log(`Node ${node}, ${cores} cores, ${platform} ${arch}. Ratios of CPU time: median, and the quartiles in brackets.\n`)
-  console.log(`${'budget'.padStart(7)} / ${'measured'.padEnd(22)} what, against what`)
+  console.log(`${'budget'.padStart(7)} / measured`)
 }
 
-function printRow ({ what, against, budget, median, q1, q3, verdict, cpu }) {
+function printRow ({ id, what, against, budget, median, q1, q3, verdict, cpu }) {
   const format = number => number.toFixed(median < 10 ? 3 : 0)
-  const figures = `${format(median)} [${format(q1)}, ${format(q3)}]`
-  const micros = cpu === undefined ? '' : ` (${cpu.plugin.median.toFixed(1)} / ${cpu.baseline.median.toFixed(1)} µs)`
-  console.log(`${String(budget ?? '–').padStart(7)} / ${figures.padEnd(22)} ${verdict === 'over' ? 'OVER ' : ''}${what}, against ${against}${micros}`)
+  const figures = `${String(budget ?? '–').padStart(7)} / ${format(median)} [${format(q1)}, ${format(q3)}]`
+  const micros = cpu === undefined ? '' : ` (${cpu.plugin.median.toFixed(1)} and ${cpu.baseline.median.toFixed(1)} µs a request)`
+  console.log(`${figures.padEnd(34)} ${(verdict ?? '').padEnd(6)} ${id}: ${what}`)
+  console.log(`${''.padEnd(42)}against ${against}${micros}`)
 }
 
 main()

@@ -73,7 +73,7 @@ module.exports = [
     id: 'memory',
     child: 'memory',
     what: 'bytes of a pending task without arguments',
-    against: '–',
+    against: 'nothing: it is no ratio',
     budget: 300
   }
 ]

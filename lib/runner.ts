@@ -22,13 +22,15 @@ export class Runner {
   #pumping = false
   #scheduled = false
   #sliceEnd = 0
+  /** The slice is over: nothing starts before the next turn, whatever ends meanwhile. */
+  #over = false
   #lastCheck = 0
   #checkEvery = 1
   #untilCheck = 1
   /** The runner's own async context, so that it does not keep that of the request which happened to start it. */
   readonly #context = new AsyncResource('fastify-background-tasks.runner')
   readonly #turn = () => {
-    this.#scheduled = false
+    this.#scheduled = this.#over = false
     if (this.#firstReady === null) return
     this.#beginSlice()
     this.#pump()
@@ -49,10 +51,20 @@ export class Runner {
   /** The task that the line was busy with is over: the next one, of this line or another, takes its place. */
   done (line: Line): void {
     line.current = null
-    if (line.ready) this.#push(line)
     this.#running--
     // Called by a task's own promise, perhaps long after the slice: then the pump starts nothing and asks for a turn.
-    if (!this.#pumping && this.#firstReady !== null) this.#pump()
+    const mayStart = !this.#pumping && !this.#over
+    if (line.ready) {
+      if (mayStart && this.#firstReady === null && this.#running < this.#concurrency && !this.#isOver()) {
+        // Nobody else waits: the most frequent case does without the queue.
+        this.#pumping = true
+        this.#start(line)
+        this.#pumping = false
+      } else {
+        this.#push(line)
+      }
+    }
+    if (mayStart && !this.#over && this.#firstReady !== null) this.#pump()
   }
 
   /** Starts nothing any more, and lets go of the lines that waited. */
@@ -72,22 +84,23 @@ export class Runner {
   #pump (): void {
     this.#pumping = true
     while (this.#firstReady !== null && this.#running < this.#concurrency) {
-      if (this.#sliceOver()) {
-        this.#schedule()
-        break
-      }
+      if (this.#isOver()) break
       const line = this.#firstReady
       this.#firstReady = line.nextReady
       if (this.#firstReady === null) this.#lastReady = null
       line.nextReady = null
       line.queued = false
-      const task = line.shift()
-      if (task === null) continue
-      line.current = task
-      this.#running++
-      this.#executor.execute(task, line)
+      this.#start(line)
     }
     this.#pumping = false
+  }
+
+  #start (line: Line): void {
+    const task = line.shift()
+    if (task === null) return
+    line.current = task
+    this.#running++
+    this.#executor.execute(task, line)
   }
 
   #schedule (): void {
@@ -100,6 +113,14 @@ export class Runner {
     this.#lastCheck = performance.now()
     this.#sliceEnd = this.#lastCheck + SLICE
     this.#checkEvery = this.#untilCheck = 1
+  }
+
+  /** If so, asks for a turn. */
+  #isOver (): boolean {
+    if (!this.#sliceOver()) return false
+    this.#over = true
+    this.#schedule()
+    return true
   }
 
   #sliceOver (): boolean {

@@ -142,6 +142,8 @@ test('an error handler and a not-found handler resolve it too', async t => {
 test('first resolved in an onResponse hook, where nothing was collected before, it is still that object', async t => {
   const { app, handles } = await createDiApp(t)
   let ran = 0
+  // A hook that comes before the one that asks, and awaits something.
+  app.addHook('onResponse', async () => { await Promise.resolve() })
   app.addHook('onResponse', async request => {
     t.equal(tasksOf(request), request.backgroundTasks)
     tasksOf(request).add(() => {

@@ -21,3 +21,16 @@ test('tasks of one request run after the response, one at a time, in the order t
   await app.backgroundTasks.idle()
   t.same(seen, ['handler', 'response', 'first begins', 'first ends', 'second', 'third'])
 })
+
+test('a task gets exactly the arguments given, however many', async t => {
+  const { app } = await createApp(t)
+  const seen: unknown[][] = []
+  const note = (...args: unknown[]) => { seen.push(args) }
+  app.get('/', async request => {
+    for (let count = 0; count <= 5; count++) request.backgroundTasks.add(note, ...Array.from({ length: count }, (_, index) => index))
+    return 'x'
+  })
+  await app.inject('/')
+  await app.backgroundTasks.idle()
+  t.same(seen, [[], [0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]])
+})

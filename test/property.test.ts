@@ -46,6 +46,8 @@ class Run {
   readonly #garbage: WeakRef<object>[] = []
   /** Open once the program is over: tasks that hang may end. */
   readonly #gate = signal()
+  /** As many tasks have been accepted as the close waits for. */
+  readonly #enough = signal()
   #isOver = false
   readonly #lates: Array<Promise<void>> = []
   /** The task that is being added: it may be judged before `add` has returned its handle. */
@@ -99,11 +101,11 @@ class Run {
     else await app.ready()
 
     this.#watch()
-    await this.#bounded('the program', Promise.all([
+    const done = Promise.all([
       ...this.#program.requests.map((request, index) => this.#request(request, this.#requests[index]!)),
-      this.#perform(this.#program.app, null, () => app.backgroundTasks),
-      this.#close()
-    ]))
+      this.#perform(this.#program.app, null, () => app.backgroundTasks)
+    ])
+    await this.#bounded('the program', Promise.all([done, this.#close(done)]))
     if (this.#program.close === null) {
       await turns()
       this.#gate.resolve()
@@ -169,10 +171,9 @@ class Run {
     }
   }
 
-  async #close (): Promise<void> {
-    const { close } = this.#program
-    if (close === null) return
-    await turns(close.afterTurns)
+  async #close (done: Promise<unknown>): Promise<void> {
+    if (this.#program.close === null) return
+    if (this.#program.close.afterTasks !== 0) await Promise.race([this.#enough.promise, done])
     this.#model.closing()
     await this.#app.close()
     this.#model.close = 'closed'
@@ -278,6 +279,7 @@ class Run {
       this.#adding = null
     }
     model.tasks.push(task)
+    if (model.tasks.length === this.#program.close?.afterTasks) this.#enough.resolve()
     model.accepted(task, wasFull)
     task.handle.settled().then(state => {
       model.expect(task.settled === null, 'settled twice', task)

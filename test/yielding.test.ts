@@ -63,3 +63,20 @@ test('many short tasks share a turn', async t => {
   }
   t.ok(turned < 100, `${turned} turns`)
 })
+
+test('short async tasks of many requests do not, together, keep the event loop from turning', async t => {
+  const { app } = await createApp(t)
+  const [lines, tasks] = [20, 1_000]
+  app.get('/', async request => {
+    for (let i = 0; i < tasks; i++) request.backgroundTasks.add(async () => block(0.02))
+    return 'x'
+  })
+  await Promise.all(Array.from({ length: lines }, () => app.inject('/')))
+  let turned = 0
+  while (app.backgroundTasks.stats().completed < lines * tasks) {
+    await turns(1)
+    turned++
+  }
+  // 400 ms of work at least, in slices of 10 ms.
+  t.ok(turned >= 8, `${turned} turns`)
+})

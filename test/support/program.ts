@@ -11,7 +11,8 @@ export interface Program {
   requests: RequestProgram[]
   /** What the application itself does, beside the requests. */
   app: Step[]
-  close: { afterTurns: number, timeout: number } | null
+  /** Closed when so many tasks have been accepted, at the latest when everything else is done. */
+  close: { afterTasks: number, timeout: number } | null
 }
 
 export interface RequestProgram {
@@ -122,6 +123,6 @@ export const programs: fc.Arbitrary<Program> = fc.record({
   app: steps(1, 4),
   close: fc.oneof(
     { arbitrary: fc.constant(null), weight: 2 },
-    fc.record({ afterTurns: fc.integer({ min: 0, max: 25 }), timeout: fc.constantFrom(0, 5, 20) })
+    fc.record({ afterTasks: fc.integer({ min: 0, max: 8 }), timeout: fc.constantFrom(0, 5, 20) })
   )
 })
