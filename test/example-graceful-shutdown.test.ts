@@ -12,9 +12,11 @@ test('SIGTERM: every task, running, pending, waiting for a retry, not added yet,
     join(__dirname, '../examples/graceful-shutdown.ts')
   ], { env: { ...process.env, PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => child.kill('SIGKILL'))
-  const exited = once(child, 'exit')
+  // Not 'exit', which does not wait for the last lines of its log.
+  const exited = once(child, 'close')
   const log: LogLine[] = []
   const lines = createInterface(child.stdout)
+  const read = once(lines, 'close')
   lines.on('line', line => { log.push(JSON.parse(line)) })
   const logged = async (matches: (line: LogLine) => boolean, count = 1) => {
     while (log.filter(matches).length < count) await once(lines, 'line')
@@ -39,12 +41,12 @@ test('SIGTERM: every task, running, pending, waiting for a retry, not added yet,
   t.same(await inFlight, { accepted: true }, 'a request in flight is answered')
 
   const [code] = await exited
+  await read
   t.equal(code, 0)
   const unfinished = log.filter(line => line.msg === 'background task did not end before the application closed')
   t.match(unfinished, [{ level: 50, reqId: 'req-4', task: { id: /^[0-9a-f-]{36}$/, state: 'running' } }])
   t.equal(unfinished.length, 1)
-  t.match(log.at(-1), {
-    msg: 'background tasks drained',
+  t.match(log.find(line => line.msg === 'background tasks drained'), {
     backgroundTasks: { accepted: 5, completed: 4, failed: 1, retried: 1, abandoned: 1, collecting: 0, pending: 0, running: 0 }
   })
 })
