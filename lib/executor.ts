@@ -3,7 +3,7 @@ import { FST_BGT_CANCELLED } from './errors'
 import type { Line } from './line'
 import type { Runtime } from './runtime'
 import { capture } from './capture'
-import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, RUNNING, type Task } from './task'
+import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, RUNNING, STORED, type Task } from './task'
 import { backoffDelay } from './task-options'
 import { isUnrecoverable } from './unrecoverable-error'
 
@@ -79,6 +79,7 @@ export class Executor {
 
   /** Takes no more notice of a task that has not ended by the close of the application. */
   abandon (task: Task, line: Line, reason: Error): void {
+    task.note('error', reason)
     if (task.status !== RUNNING) return line.settle(task, DROPPED)
     if (task.extra.attempt !== null) task.extra.attempt.giveUp(reason)
     else this.#runtime.ledger.abandoned++
@@ -91,8 +92,14 @@ export class Executor {
     const spec = task.spec
     if (spec !== null && task.attempts < spec.attempts && !isUnrecoverable(error)) {
       ledger.retried++
-      ledger.move(task, PENDING)
       report.retry(task, line, error)
+      if (line.givesBack()) {
+        task.note('error', error)
+        ledger.settle(task, STORED)
+        runner.done(line)
+        return
+      }
+      ledger.move(task, PENDING)
       this.#retry(task, line, spec.backoff === null ? 0 : backoffDelay(spec.backoff, task.attempts))
       return
     }

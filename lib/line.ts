@@ -42,6 +42,10 @@ export class Line {
     return this.#head !== null && this.current === null && this.held === null
   }
 
+  get requestId (): string | null {
+    return this.request?.id ?? null
+  }
+
   get log (): FastifyBaseLogger {
     return this.request?.log ?? this.runtime.log
   }
@@ -56,6 +60,14 @@ export class Line {
     task.next = this.#head
     this.#head = task
     this.#tail ??= task
+  }
+
+  /** A task of the line has come so far. */
+  progress (_value: unknown): void {}
+
+  /** Whether the next attempt of a task that has failed is for somebody else to begin. Then it is over here. */
+  givesBack (): boolean {
+    return false
   }
 
   /** Where a task of this line adds further ones. */

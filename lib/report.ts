@@ -52,6 +52,13 @@ export class Report {
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
 
+  /** A task that was called off while it was on its way to the backend could not be called off there. */
+  lost (task: Task, error: unknown): void {
+    try {
+      this.#appLog.error({ err: error, task: describe(task) }, 'background task could not be cancelled in the backend')
+    } catch {}
+  }
+
   retry (task: Task, line: Line, error: unknown): void {
     this.#log(line, 'debug', { err: error, task: describe(task) }, 'background task will be tried again')
   }
