@@ -1,7 +1,7 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
-import { AppTasks } from './lib/app-tasks'
+import { AppTasks, runInRequest } from './lib/app-tasks'
+import { deliverTo } from './lib/deliveries'
 import * as definitions from './lib/define-task'
 import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
 import { drain } from './lib/drain'
@@ -9,7 +9,8 @@ import * as errors from './lib/errors'
 import { resolveOptions, type BackgroundTasksOptions } from './lib/options'
 import { RequestTasks } from './lib/request-tasks'
 import { Runtime } from './lib/runtime'
-import { kHandled, kTasks } from './lib/symbols'
+import { discard } from './lib/store'
+import { kHandled, kResolver, kTasks } from './lib/symbols'
 import { watchHandler } from './lib/trigger'
 import * as unrecoverable from './lib/unrecoverable-error'
 import './types/fastify'
@@ -25,25 +26,34 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   if (fastify.hasDecorator('backgroundTasks')) throw new errors.FST_BGT_ALREADY_REGISTERED()
   const options = resolveOptions(opts)
   const runtime = new Runtime(options, fastify.log)
-  const requests = options.asyncContext ? new AsyncLocalStorage<FastifyRequest>() : null
-  const app = new AppTasks(runtime, requests)
-  const di = bridgeTo(fastify, options, requests === null ? null : app.current)
+  const app = new AppTasks(runtime)
+  const di = bridgeTo(fastify, runtime, options.asyncContext ? app.current : null)
   runtime.door = app
   runtime.di = di
 
   fastify.decorate('backgroundTasks', app)
   fastify.decorateRequest(kHandled as unknown as string, null)
+  fastify.decorateRequest(kResolver as unknown as string, null)
   fastify.decorateRequest(kTasks as unknown as string, null)
   fastify.decorateRequest('backgroundTasks', { getter: collectorOf })
 
   fastify.addHook('onRoute', watchHandler)
-  fastify.addHook('onRequest', backgroundTasksOnRequest)
-  if (di !== null && requests === null) fastify.addHook('onRequest', backgroundTasksOnRequestDi)
-  if (requests !== null) fastify.addHook('onRequest', backgroundTasksOnRequestContext)
+  if (options.asyncContext) {
+    fastify.addHook('onRequest', backgroundTasksOnRequestContext)
+  } else if (di !== null) {
+    fastify.addHook('onRequest', backgroundTasksOnRequestDi)
+    fastify.addHook('onResponse', backgroundTasksOnResponseDi)
+  } else {
+    fastify.addHook('onRequest', backgroundTasksOnRequest)
+  }
+  if (runtime.store !== null) {
+    fastify.addHook('onSend', backgroundTasksOnSend)
+    fastify.addHook('onReady', backgroundTasksOnReady)
+  }
   fastify.addHook('onError', backgroundTasksOnError)
   fastify.addHook('preClose', backgroundTasksPreClose)
   assertAwilixOrder(fastify, di)
-  fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()] } }, 'background tasks registered')
+  fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()], backend: options.backend?.name ?? null } }, 'background tasks registered')
 
   function collectorOf (this: FastifyRequest): RequestTasks {
     const request = this as unknown as Slots
@@ -60,13 +70,36 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
     next()
   }
 
-  function backgroundTasksOnRequestDi (request: FastifyRequest, _reply: FastifyReply, next: () => void): void {
+  function backgroundTasksOnRequestContext (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
+    (request as unknown as Slots)[kTasks] = reply
+    runInRequest(request, next)
+  }
+
+  function backgroundTasksOnRequestDi (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
+    (request as unknown as Slots)[kTasks] = reply
     di!.register(request)
     next()
   }
 
-  function backgroundTasksOnRequestContext (request: FastifyRequest, _reply: FastifyReply, next: () => void): void {
-    requests!.run(request, next)
+  function backgroundTasksOnResponseDi (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
+    di!.answered(request, reply)
+    next()
+  }
+
+  // A 2xx means stored: the reply waits until the backend has the request's tasks.
+  function backgroundTasksOnSend (request: FastifyRequest, reply: FastifyReply, payload: unknown, next: (error?: Error | null, payload?: unknown) => void): void {
+    const tasks = (request as unknown as Slots)[kTasks]
+    if (!(tasks instanceof RequestTasks) || tasks.durable === null || !tasks.durable.waiting) return next(null, payload)
+    const outcome = { statusCode: reply.statusCode, error: tasks.error, aborted: tasks.aborted }
+    tasks.durable.store(outcome).then(() => next(null, payload), error => {
+      discard(payload)
+      next(error)
+    })
+  }
+
+  async function backgroundTasksOnReady (): Promise<void> {
+    await runtime.store!.open(fastify.log)
+    if (options.workerConcurrency !== 0) await runtime.store!.work(options.workerConcurrency, deliverTo(runtime))
   }
 
   function backgroundTasksOnError (request: FastifyRequest, _reply: FastifyReply, error: FastifyError, next: () => void): void {

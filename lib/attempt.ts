@@ -3,6 +3,7 @@ import { FST_BGT_TIMEOUT } from './errors'
 import { isThenable, type Executor } from './executor'
 import type { Line } from './line'
 import { parsePayload } from './payload'
+import { disposeScope } from './scope-lease'
 import { AttemptContext } from './task-context'
 import type { Task } from './task'
 import type { TaskSpec } from './task-options'
@@ -62,9 +63,9 @@ export class Attempt {
   }
 
   #end (fulfilled: boolean, value: unknown): void {
-    clearTimeout(this.#timer)
-    if (this.#diScope !== undefined) this.line.runtime.di?.dispose(this.#diScope, this.line)
-    if (this.#reason !== null) this.line.runtime.ledger.abandoned--
+    this.#detach()
+    if (this.#diScope !== undefined) disposeScope(this.#diScope, this.line)
+    if (this.#reason !== null) this.line.runtime.ledger.ended(this.line)
     else if (fulfilled) this.#executor.completed(this.task, this.line, value)
     else this.#executor.failed(this.task, this.line, value)
   }
@@ -73,7 +74,8 @@ export class Attempt {
   get signal (): AbortSignal {
     if (this.#controller === null) {
       this.#controller = new AbortController()
-      if (this.#reason !== null) this.#controller.abort(this.#reason)
+      const reason = this.#reason ?? this.line.runtime.closeReason
+      if (reason !== null) this.#controller.abort(reason)
     }
     return this.#controller.signal
   }
@@ -102,9 +104,15 @@ export class Attempt {
 
   /** Tells the function to stop and takes no more notice of how it ends, only of when. */
   giveUp (reason: unknown): void {
-    clearTimeout(this.#timer)
+    this.#detach()
     this.#reason = reason
-    this.line.runtime.ledger.abandoned++
+    this.line.runtime.ledger.abandon(this.line)
     this.#controller?.abort(reason)
+  }
+
+  /** From here on it cannot be called off: abort listeners and `onError`, which may try to, find nothing to cancel. */
+  #detach (): void {
+    clearTimeout(this.#timer)
+    if (this.#reason === null) this.task.extra.attempt = null
   }
 }

@@ -5,6 +5,7 @@ import { LateTasks } from './late-tasks'
 import type { Line } from './line'
 import { RequestTasks } from './request-tasks'
 import type { Runtime } from './runtime'
+import { ScopeLease } from './scope-lease'
 import { kResolver, kTasks } from './symbols'
 
 /*
@@ -102,15 +103,15 @@ export class DiBridge {
     const requests = this.#answered
     this.#answered = []
     for (const request of requests) {
-      const slots = request as unknown as Slots
-      if (!(slots[kTasks] instanceof RequestTasks)) slots[kResolver]?.part()
+      const { [kTasks]: slot, [kResolver]: resolver } = request as unknown as Slots
+      if (!(slot instanceof RequestTasks)) resolver?.part(slot as FastifyReply)
     }
   }
 
-  /** Keeps the request's scope from being disposed, until the lease is ended. */
-  lease (tasks: RequestTasks): Lease | null {
+  /** Keeps the request's scope from being disposed, until the lease ends. */
+  lease (tasks: RequestTasks): ScopeLease | null {
     const scope = scopeOf(tasks.request)
-    return scope === null ? null : new Lease(this.#runtime, scope, tasks, tasks.over || tasks.reply.raw.writableFinished)
+    return scope === null ? null : new ScopeLease(scope, tasks, tasks.over || tasks.reply.raw.writableFinished)
   }
 
   /** A scope for one attempt of a defined task. */
@@ -119,4 +120,37 @@ export class DiBridge {
     if (this.#door === null) scope.register(NAME, { lifetime: 'SCOPED', resolve: () => line.door })
     return scope
   }
+}
+
+class CollectorResolver implements Resolver {
+  readonly lifetime = 'SCOPED'
+  readonly #runtime: Runtime
+  readonly #scope: Container
+  #request: FastifyRequest | null
+  /** What is kept of the request when it is forgotten. */
+  #log: FastifyBaseLogger | null = null
+  #statusCode = 0
+  #late: LateTasks | null = null
+
+  constructor (runtime: Runtime, scope: Container, request: FastifyRequest) {
+    this.#runtime = runtime
+    this.#scope = scope
+    this.#request = request
+  }
+
+  resolve (): unknown {
+    if (this.#request !== null) return this.#request.backgroundTasks
+    this.#late ??= new LateTasks(this.#runtime, this.#scope, this.#log as FastifyBaseLogger, this.#statusCode)
+    return this.#late
+  }
+
+  part (reply: FastifyReply): void {
+    this.#log = reply.log
+    this.#statusCode = reply.statusCode
+    this.#request = null
+  }
+}
+
+function scopeOf (request: FastifyRequest): Container | null {
+  return (request as unknown as { diScope?: Container | null }).diScope ?? null
 }

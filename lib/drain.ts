@@ -13,19 +13,24 @@ const LAST_WAIT = 500
  * `closeTimeout`. What is left then is told to stop, reported one by one, and given up. Does not reject.
  */
 export async function drain (runtime: Runtime): Promise<void> {
-  const { ledger, options: { closeTimeout } } = runtime
+  const { ledger, options: { closeTimeout }, store } = runtime
+  await store?.pause()
   await drained(runtime, closeTimeout)
   const reason = new FST_BGT_CLOSE_TIMEOUT(closeTimeout)
   const attempts = unsettledTasks(runtime).map(([task]) => task.extra.attempt).filter(attempt => attempt !== null)
+  runtime.closeReason = reason
   if (attempts.length !== 0) {
     for (const attempt of attempts) attempt.abort(reason)
     await drained(runtime, Math.min(closeTimeout * LAST_SHARE, LAST_WAIT))
   }
   ledger.closed = true
+  runtime.runner.stop()
   for (const [task, line] of unsettledTasks(runtime)) {
-    runtime.report.unfinished(task, line, reason)
-    runtime.executor.abandon(task, line, reason)
+    // The user's onError, and listeners to signals, may have cancelled it meanwhile.
+    if (!task.isSettled) runtime.report.unfinished(task, line, reason)
+    if (!task.isSettled) runtime.executor.abandon(task, line, reason)
   }
+  await store?.close(closeTimeout)
   if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
 }
 

@@ -126,3 +126,9 @@ export const FST_BGT_MISSING_PACKAGE = createError(
   'FST_BGT_MISSING_PACKAGE',
   "The backend '%s' needs packages that are not installed, received none: run `npm install %s`"
 )
+
+/** The backend could not be reached, or cannot be used, when the application started. */
+export const FST_BGT_BACKEND_FAILED = createError(
+  'FST_BGT_BACKEND_FAILED',
+  'The backend could not start: %s received %s'
+)

@@ -54,7 +54,7 @@ export class Executor {
     const task = line.current
     if (task === null) {
       // The application's close has given the task up meanwhile.
-      this.#runtime.ledger.abandoned--
+      this.#runtime.ledger.ended(line)
       return
     }
     if (fulfilled) this.completed(task, line, value)
@@ -82,7 +82,7 @@ export class Executor {
     task.note('error', reason)
     if (task.status !== RUNNING) return line.settle(task, DROPPED)
     if (task.extra.attempt !== null) task.extra.attempt.giveUp(reason)
-    else this.#runtime.ledger.abandoned++
+    else this.#runtime.ledger.abandon(line)
     line.current = null
     this.#runtime.ledger.settle(task, FAILED)
   }

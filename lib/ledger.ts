@@ -19,6 +19,8 @@ export interface Stats extends Record<TaskState, number> {
 export class Ledger {
   readonly #counts: number[] = STATES.map(() => 0)
   readonly #maxPending: number
+  /** The tasks that hold a dedupe id. */
+  readonly #dedupe = new Map<string, Task>()
   #firstOpen: Line | null = null
   #watchers: Array<() => void> = []
   accepted = 0
@@ -26,6 +28,8 @@ export class Ledger {
   abandoned = 0
   /** Tasks whose first attempt lies in the future. */
   delayed = 0
+  /** DI scopes that are being disposed. */
+  disposing = 0
   closed = false
 
   constructor (maxPending: number) {
@@ -51,6 +55,14 @@ export class Ledger {
     if (!line.open) this.#link(line)
   }
 
+  /** Gives a dedupe id to a task, unless one that is not settled has it. */
+  claim (dedupe: string, task: Task): boolean {
+    const holder = this.#dedupe.get(dedupe)
+    if (holder !== undefined && !holder.isSettled) return false
+    this.#dedupe.set(dedupe, task)
+    return true
+  }
+
   move (task: Task, to: number): void {
     this.#counts[task.status]!--
     this.#counts[to]!++
@@ -61,9 +73,22 @@ export class Ledger {
   settle (task: Task, to: number): void {
     const line = task.line as Line
     this.move(task, to)
+    if (task.spec !== null && task.spec.dedupe !== null && this.#dedupe.get(task.spec.dedupe) === task) this.#dedupe.delete(task.spec.dedupe)
     task.release()
     if (--line.unsettled === 0) line.settled()
     if (this.#watchers.length !== 0) this.notify()
+  }
+
+  /** A task has been given up, but its function still runs. */
+  abandon (line: Line): void {
+    this.abandoned++
+    line.abandoned++
+  }
+
+  /** The function of a task that had been given up has ended. */
+  ended (line: Line): void {
+    this.abandoned--
+    if (--line.abandoned === 0 && line.unsettled === 0) line.settled()
   }
 
   count (state: number): number {
@@ -75,9 +100,9 @@ export class Ledger {
     return (counts[COLLECTING] as number) + (counts[PENDING] as number) + (counts[RUNNING] as number)
   }
 
-  /** Tasks that run, or would if it were their turn. */
+  /** Tasks that run, or would if it were their turn, and DI scopes that are being disposed after them. */
   get active (): number {
-    return this.count(PENDING) + this.count(RUNNING) - this.delayed
+    return this.count(PENDING) + this.count(RUNNING) - this.delayed + this.disposing
   }
 
   stats (): Stats {

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { Add } from './add'
 import type { Runtime } from './runtime'
-import { CANCELLED, PENDING, RUNNING, type Task } from './task'
+import { CANCELLED, DROPPED, PENDING, RUNNING, type Task } from './task'
 
 /**
  * Tasks that run one after the other, in the order they were added: those of one request, or a single one that was
@@ -21,6 +21,8 @@ export class Line {
   #waiting: Set<Task> | null = null
   /** Accepted tasks that have no final state yet. */
   unsettled = 0
+  /** Functions that still run although their task has been given up. */
+  abandoned = 0
   /** The runner's queue of lines that have something to run. */
   queued = false
   nextReady: Line | null = null
@@ -91,6 +93,11 @@ export class Line {
   /** Lets a task run: in its turn, or once its delay is over. */
   join (task: Task): void {
     const { ledger, options, runner } = this.runtime
+    if (task.spec !== null && task.spec.dedupe !== null && !ledger.claim(task.spec.dedupe, task)) {
+      this.runtime.report.dropped(task, this, `its dedupe id '${task.spec.dedupe}' is taken`)
+      this.settle(task, DROPPED)
+      return
+    }
     ledger.move(task, PENDING)
     if (task.spec !== null && task.spec.delay !== 0 && options.mode === 'run') {
       this.wait(task, task.spec.delay, () => {
@@ -147,7 +154,7 @@ export class Line {
     if (this.#waiting !== null) yield * this.#waiting
   }
 
-  /** Called by the ledger when the last unsettled task has been settled. */
+  /** Called by the ledger when the last unsettled task has been settled, and again when the last abandoned function ends. */
   settled (): void {
     this.runtime.ledger.close(this)
   }

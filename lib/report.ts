@@ -46,17 +46,27 @@ export class Report {
     }
   }
 
-  /** At close: the task will not end, or will not begin, in this process. */
-  unfinished (task: Task, line: Line, error: Error): void {
-    this.#log(line, 'error', { task: { ...describe(task), state: task.state } }, 'background task did not end before the application closed')
-    if (this.#onError !== null) this.#callOnError(error, task, line)
+  disposalFailed (line: Line, error: unknown): void {
+    const message = 'disposing a DI scope after its background tasks failed'
+    if (this.#silent) {
+      process.emitWarning(message, {
+        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_DISPOSAL_FAILED', detail: text(error)
+      })
+    } else {
+      this.#log(line, 'error', { err: error }, message)
+    }
   }
 
-  /** A task that was called off while it was on its way to the backend could not be called off there. */
-  lost (task: Task, error: unknown): void {
-    try {
-      this.#appLog.error({ err: error, task: describe(task) }, 'background task could not be cancelled in the backend')
-    } catch {}
+  /** At close: the task will not end, or will not begin, in this process. */
+  unfinished (task: Task, line: Line, error: Error): void {
+    if (this.#silent) {
+      process.emitWarning(`The background task '${task.name}' (${task.state}) did not end before the application closed`, {
+        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_CLOSE_TIMEOUT'
+      })
+    } else {
+      this.#log(line, 'error', { task: { ...describe(task), state: task.state } }, 'background task did not end before the application closed')
+    }
+    if (this.#onError !== null) this.#callOnError(error, task, line)
   }
 
   retry (task: Task, line: Line, error: unknown): void {

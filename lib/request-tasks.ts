@@ -1,11 +1,15 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Socket } from 'node:net'
 import { createTask, type Add } from './add'
+import type { DiBridge } from './di-scope'
+import { DurableTasks } from './durable-tasks'
 import { Line } from './line'
 import { runsOn, type Outcome } from './outcome'
 import { received } from './received'
 import { lateAddWarning } from './report'
 import type { Runtime } from './runtime'
+import type { ScopeLease } from './scope-lease'
+import { isDurable } from './store'
 import { COLLECTING, DROPPED, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
 import { watchExchange } from './trigger'
 
@@ -16,6 +20,12 @@ export interface BackgroundTasks extends Add {
    * streams that stay open for hours. Tasks that run on `failure` or by a predicate still wait for the outcome.
    */
   release (): void
+  /**
+   * Stores now those of the request's tasks that go to a backend, instead of with the reply, and resolves when it has
+   * them. Tasks that run on `failure` or by a predicate still wait for the outcome.
+   * @throws FST_BGT_STORE_FAILED (as a rejection)
+   */
+  flush (): Promise<void>
 }
 
 /**
@@ -45,8 +55,10 @@ export class RequestTasks extends Line implements BackgroundTasks {
   onHandled: ((result: unknown) => void) | null = null
   /** Set by the trigger while the request waits for its turn on a pipelined connection. */
   socket: Socket | null = null
-  /** Gives the DI scope back; set while the request's tasks keep it. */
-  returnScope: (() => void) | null = null
+  /** Those of its tasks that go to the backend. */
+  durable: DurableTasks | null = null
+  /** Set while the request's tasks keep the DI scope. */
+  #lease: ScopeLease | null = null
 
   constructor (runtime: Runtime, request: FastifyRequest, reply: FastifyReply) {
     super(runtime, request)
@@ -57,24 +69,53 @@ export class RequestTasks extends Line implements BackgroundTasks {
     const { ledger, runner, di } = this.runtime
     const task = createTask(this, first, args)
     ledger.admit()
-    if (this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
+    if (this.#watched && this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
     ledger.accept(task, this)
-    if (task.spec !== null && task.spec.key !== null) this.#replace(task.spec.key, task)
-    if (this.returnScope === null && di !== null) this.returnScope = di.lease(this)
+    if (task.spec !== null) {
+      if (task.spec.key !== null) this.#replace(task.spec.key, task)
+      if (isDurable(task, this.runtime)) {
+        this.#collectDurable(task)
+        return task
+      }
+    }
+    if (this.#lease === null && di !== null) this.#lease = this.leaseScope(di)
     if (this.outcome !== null) {
       this.#judge(task, this.outcome, false)
       runner.enqueue(this)
-    } else if (this.#released && isReleasable(task)) {
+    } else if (this.#released && this.isReleasable(task)) {
       this.join(task)
       runner.enqueue(this)
     } else {
       this.#collect(task)
     }
-    if (!this.#watched) {
-      this.#watched = true
-      watchExchange(this)
-    }
+    this.#watchOnce()
     return task
+  }
+
+  #watchOnce (): void {
+    if (this.#watched) return
+    this.#watched = true
+    this.watch()
+  }
+
+  #collectDurable (task: Task): void {
+    this.durable ??= new DurableTasks(this)
+    this.durable.add(task)
+    if (this.outcome !== null) this.durable.storeLate(this.outcome)
+    else if (this.#released) this.durable.storeLate(null)
+    else this.#watchOnce()
+  }
+
+  async flush (): Promise<void> {
+    await this.durable?.flush()
+  }
+
+  protected leaseScope (di: DiBridge): ScopeLease | null {
+    return di.lease(this)
+  }
+
+  protected watch (): void {
+    watchExchange(this)
   }
 
   #collect (task: Task): void {
@@ -101,7 +142,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       const next: Task | null = task.next
       task.next = null
       if (task.status === COLLECTING) {
-        if (beforeError || !isReleasable(task)) this.#collect(task)
+        if (beforeError || !this.isReleasable(task)) this.#collect(task)
         else this.join(task)
       }
       if (task === this.#lastBeforeError) {
@@ -110,6 +151,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       }
       task = next
     }
+    this.durable?.storeLate(null)
     this.runtime.runner.enqueue(this)
   }
 
@@ -118,6 +160,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
     if (this.error !== null) return
     this.error = error
     this.#lastBeforeError = this.#lastCollected
+    this.durable?.fail()
     // An error answers the request: a handler that has not begun never will.
     this.onHandled?.(undefined)
   }
@@ -136,26 +179,35 @@ export class RequestTasks extends Line implements BackgroundTasks {
       task = next
     }
     this.#lastBeforeError = null
+    this.durable?.storeLate(outcome)
     if (this.unsettled === 0) this.settled()
     else this.runtime.runner.enqueue(this)
+    // Tasks that are all delayed into the future hold nobody any more.
+    this.runtime.ledger.notify()
   }
 
   #judge (task: Task, outcome: Outcome, beforeError: boolean): void {
-    let runs
+    if (this.admits(task, outcome, beforeError)) this.join(task)
+  }
+
+  /** Whether the outcome lets a task run; settles it if not. */
+  admits (task: Task, outcome: Outcome, beforeError: boolean): boolean {
     try {
-      runs = task.spec === null ? !beforeError : runsOn(task.spec.runOn, outcome, beforeError)
+      if (task.spec === null ? !beforeError : runsOn(task.spec.runOn, outcome, beforeError)) return true
     } catch (error) {
       // Neither running nor dropping it would be what the predicate meant: it fails, where everybody sees it.
       this.runtime.report.failed(task, this, error)
       this.settle(task, FAILED)
-      return
+      return false
     }
-    if (runs) {
-      this.join(task)
-    } else {
-      this.runtime.report.dropped(task, this, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
-      this.settle(task, DROPPED)
-    }
+    this.runtime.report.dropped(task, this, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
+    this.settle(task, DROPPED)
+    return false
+  }
+
+  /** Whether a task may start before the outcome is known. */
+  isReleasable (task: Task): boolean {
+    return task.spec === null || task.spec.runOn === 'success' || task.spec.runOn === 'always'
   }
 
   /** Somebody has answered, or nobody can any more: the response is on its way or over. */
@@ -173,6 +225,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
 
   override * tasks (): Generator<Task> {
     yield * super.tasks()
+    if (this.durable !== null) yield * this.durable.tasks()
     for (let task = this.#firstCollected; task !== null; task = task.next) {
       if (task.status === COLLECTING) yield task
     }
@@ -180,12 +233,11 @@ export class RequestTasks extends Line implements BackgroundTasks {
 
   override settled (): void {
     if (this.outcome === null) return
+    // A function that takes no notice of its signal may still use what the scope holds.
+    if (this.#lease !== null && this.abandoned === 0) {
+      this.#lease.end(this.outcome.aborted)
+      this.#lease = null
+    }
     super.settled()
-    this.returnScope?.()
-    this.returnScope = null
   }
-}
-
-function isReleasable (task: Task): boolean {
-  return task.spec === null || task.spec.runOn === 'success' || task.spec.runOn === 'always'
 }

@@ -15,7 +15,7 @@ const MAX_UNCHECKED = 8
  */
 export class Runner {
   readonly #executor: Executor
-  readonly #concurrency: number
+  #concurrency: number
   #firstReady: Line | null = null
   #lastReady: Line | null = null
   #running = 0
@@ -53,6 +53,11 @@ export class Runner {
     this.#running--
     // Called by a task's own promise, perhaps long after the slice: then the pump starts nothing and asks for a turn.
     if (!this.#pumping && this.#firstReady !== null) this.#pump()
+  }
+
+  /** Starts nothing any more. */
+  stop (): void {
+    this.#concurrency = 0
   }
 
   #push (line: Line): void {

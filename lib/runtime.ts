@@ -22,6 +22,8 @@ export class Runtime {
   readonly captured: CapturedTask[] = []
   /** Where defined tasks are kept; `null` without a backend. */
   readonly store: Store | null
+  /** Once the application's close has run out of time: what signals abort with from then on. */
+  closeReason: Error | null = null
   /** Set where `@fastify/awilix` is registered. */
   di: DiBridge | null = null
   /** The application's own `add`. */

@@ -1,7 +1,9 @@
-import type { StoredTask, TaskBackend } from './backends/backend'
+import type { FastifyBaseLogger } from 'fastify'
+import type { Deliver, StoredTask, TaskBackend } from './backends/backend'
 import type { Definition } from './define-task'
-import { FST_BGT_STORE_FAILED } from './errors'
+import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
+import { describe } from './report'
 import type { Runtime } from './runtime'
 import { COLLECTING, DROPPED, PENDING, STORED, type Task } from './task'
 import type { TaskSpec } from './task-options'
@@ -9,6 +11,8 @@ import type { TaskSpec } from './task-options'
 /** Tasks of one request that wait to be stored. */
 interface Batch {
   tasks: StoredTask[]
+  /** Lets its time begin. */
+  arm: () => void
   resolve: (ids: string[]) => void
   reject: (error: unknown) => void
 }
@@ -22,10 +26,26 @@ export class Store {
   readonly #timeout: number
   #waiting: Batch[] = []
   #writing = false
+  #open = false
+  #log: FastifyBaseLogger | null = null
 
   constructor (backend: TaskBackend, timeout: number) {
     this.#backend = backend
     this.#timeout = timeout
+  }
+
+  /** Connects the backend. What is added before waits until then. */
+  async open (log: FastifyBaseLogger): Promise<void> {
+    this.#log = log
+    try {
+      await within(this.#timeout, this.#backend.start(log))
+    } catch (cause) {
+      if (cause instanceof FST_BGT_MISSING_PACKAGE) throw cause
+      throw new FST_BGT_BACKEND_FAILED(this.#backend.name, cause instanceof Error ? cause.message : cause, { cause })
+    }
+    this.#open = true
+    for (const batch of this.#waiting) batch.arm()
+    this.#schedule()
   }
 
   /**
@@ -41,9 +61,10 @@ export class Store {
         if (index !== -1) this.#waiting.splice(index, 1)
         reject(new FST_BGT_STORE_FAILED(this.#backend.name, cause instanceof Error ? cause.message : cause, { cause }))
       }
-      const timer = setTimeout(() => refuse(new Error(`no answer within ${this.#timeout} ms`)), this.#timeout)
+      let timer: NodeJS.Timeout | undefined
       const batch = {
         tasks,
+        arm: () => { timer = setTimeout(() => refuse(new Error(`no answer within ${this.#timeout} ms`)), this.#timeout) },
         resolve: (ids: string[]) => {
           clearTimeout(timer)
           resolve(ids)
@@ -51,12 +72,40 @@ export class Store {
         reject: refuse
       }
       this.#waiting.push(batch)
-      // The requests of one turn of the event loop share the first write already.
-      if (!this.#writing) {
-        this.#writing = true
-        setImmediate(() => this.#write())
-      }
+      if (!this.#open) return
+      batch.arm()
+      this.#schedule()
     })
+  }
+
+  /** Has the backend hand out its tasks. */
+  async work (concurrency: number, deliver: Deliver): Promise<void> {
+    await this.#backend.work(concurrency, deliver)
+  }
+
+  /** Has it hand out no more. What is still to be stored is stored. */
+  async pause (): Promise<void> {
+    if (this.#open) await this.#try(this.#backend.pause(), this.#timeout)
+  }
+
+  /** Disconnects the backend; within so many ms, because some servers do not answer. */
+  async close (ms: number): Promise<void> {
+    if (this.#open) await this.#try(this.#backend.close(), ms)
+  }
+
+  async #try (action: Promise<void>, ms: number): Promise<void> {
+    try {
+      await within(ms, action)
+    } catch (err) {
+      this.#log?.error({ err }, `${this.#backend.name} could not be closed`)
+    }
+  }
+
+  /** The requests of one turn of the event loop share the first write already. */
+  #schedule (): void {
+    if (this.#writing || this.#waiting.length === 0) return
+    this.#writing = true
+    setImmediate(() => this.#write())
   }
 
   async #write (): Promise<void> {
@@ -64,7 +113,8 @@ export class Store {
       const batches = this.#waiting
       this.#waiting = []
       try {
-        const ids = await this.#stored(batches.flatMap(batch => batch.tasks))
+        // One that never answers must not keep the next write waiting for ever.
+        const ids = await within(this.#timeout, this.#backend.store(batches.flatMap(batch => batch.tasks)))
         let from = 0
         for (const { tasks, resolve } of batches) resolve(ids.slice(from, from += tasks.length))
       } catch (error) {
@@ -73,14 +123,18 @@ export class Store {
     }
     this.#writing = false
   }
+}
 
-  /** A backend that never answers must not keep the next write waiting for ever. */
-  #stored (tasks: StoredTask[]): Promise<string[]> {
-    let timer: NodeJS.Timeout
-    const tooLate = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(new Error(`no answer within ${this.#timeout} ms`)), this.#timeout)
-    })
-    return Promise.race([this.#backend.store(tasks), tooLate]).finally(() => clearTimeout(timer))
+/** Rejects when something takes longer than so many ms. */
+async function within<T> (ms: number, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const tooLate = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms)
+  })
+  try {
+    return await Promise.race([promise, tooLate])
+  } finally {
+    clearTimeout(timer)
   }
 }
 
@@ -111,7 +165,9 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     const line = task.line
     if (line === null) {
       // Called off, or replaced, while it was on its way.
-      backend.cancel(task.id).catch(error => report.lost(task, error))
+      backend.cancel(task.id).catch(err => {
+        runtime.log.error({ err, task: describe(task) }, 'background task could not be called off in the backend')
+      })
     } else if (ids[index] === task.id) {
       line.settle(task, STORED)
     } else {
@@ -135,4 +191,11 @@ function toStored (task: Task): StoredTask {
     timeout,
     dedupe
   }
+}
+
+/** The stream of a reply that will not be sent. */
+export function discard (payload: unknown): void {
+  const { destroy, cancel } = (payload ?? {}) as { destroy?: () => void, cancel?: () => Promise<void> }
+  if (typeof destroy === 'function') destroy.call(payload)
+  else if (typeof cancel === 'function') cancel.call(payload).catch(() => {})
 }

@@ -6,3 +6,6 @@ export const kHandled = Symbol('fastify-background-tasks.handled')
 
 /** Marks the config of a route whose handler is watched, and so writes {@link kHandled}. */
 export const kWatched = Symbol('fastify-background-tasks.watched')
+
+/** A request's slot: `null`, or what gives its collector to its DI scope. */
+export const kResolver = Symbol('fastify-background-tasks.resolver')

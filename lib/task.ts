@@ -79,6 +79,8 @@ interface TaskExtra {
   due: number
   /** The backend that has the task. */
   backend: TaskBackend | null
+  /** It has been called off there. */
+  cancelled: boolean
   progress: unknown
   result: unknown
   error: unknown
@@ -119,25 +121,32 @@ export class Task implements TaskHandle {
     return this.spec?.name ?? (this.fn.name || 'anonymous')
   }
 
+  get isSettled (): boolean {
+    return this.status > RUNNING
+  }
+
   get state (): TaskState {
     return STATES[this.status] as TaskState
   }
 
   async cancel (): Promise<boolean> {
     if (this.line !== null) return this.line.cancel(this)
-    return this.status === STORED && (this.extra.backend?.cancel(this.id) ?? false)
+    if (this.status !== STORED) return false
+    const { extra } = this
+    extra.cancelled = (await extra.backend?.cancel(this.id)) ?? false
+    return extra.cancelled
   }
 
   settled (): Promise<TaskState> {
     const extra = this.extra
     if (this.status === STORED) extra.settled ??= this.#settledInBackend()
-    else if (this.status > RUNNING) return Promise.resolve(this.state)
+    else if (this.isSettled) return Promise.resolve(this.state)
     extra.settled ??= new Promise(resolve => { extra.resolve = resolve })
     return extra.settled
   }
 
   get extra (): TaskExtra {
-    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, backend: null, progress: undefined, result: undefined, error: undefined }
+    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, backend: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
     return this.#extra
   }
 
@@ -173,7 +182,7 @@ export class Task implements TaskHandle {
     if (backend === null) return this.state
     for (;;) {
       const info = await backend.find(this.id).catch(() => undefined)
-      if (info === null) return this.state
+      if (info === null) return this.extra.cancelled ? 'cancelled' : this.state
       if (info !== undefined && STATES.indexOf(info.state) > RUNNING) return info.state
       await new Promise(resolve => { setTimeout(resolve, SETTLED_INTERVAL) })
     }

@@ -167,7 +167,8 @@ test('a task delayed beyond closeTimeout is reported at once: nobody waits for w
   const response = app.inject('/')
   await begun.promise
   const closed = app.close()
-  await once(app.server, 'close').catch(() => {})
+  // Now it waits for the handler.
+  await turns(20)
   answer.resolve()
   await closed
   await response
@@ -291,7 +292,7 @@ test('an application whose boot failed can be closed', async t => {
     handles.push(child.backgroundTasks.add(() => {}))
     throw new Error('no database')
   })
-  await t.rejects(app.ready(), { message: 'no database' })
+  await t.rejects(async () => { await app.ready() }, { message: 'no database' })
   await app.close()
   t.same(handles.map(({ state }) => state), ['completed'])
   t.match(drained(log), [{ backgroundTasks: { accepted: 1, completed: 1 } }])
@@ -301,7 +302,7 @@ test('an application that failed to boot before the plugin had loaded can be clo
   const app = Fastify()
   app.register(async () => { throw new Error('no database') })
   app.register(backgroundTasks)
-  await t.rejects(app.ready(), { message: 'no database' })
+  await t.rejects(async () => { await app.ready() }, { message: 'no database' })
   await app.close()
 })
 

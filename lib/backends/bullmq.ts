@@ -47,7 +47,8 @@ export interface BullmqOptions {
   retain?: { completed?: Retention, failed?: Retention }
 }
 
-export interface Retention { age?: number, count?: number }
+/** How long, in seconds, and how many. */
+export interface Retention { age: number, count: number }
 
 const DEFAULTS = { queue: 'background-tasks', lockDuration: 30_000, stalledInterval: 30_000, maxCrashes: 5 }
 const RETAIN = { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
@@ -102,11 +103,10 @@ class BullmqBackend implements TaskBackend {
     const { Queue, createPostgresBackend } = this.#bullmq
     const { queue, prefix, connection } = this.#options
     this.#queue = this.#postgres
-      ? new (this.#bullmq.withBackend(createPostgresBackend).Queue)(queue, { connection: postgresConnection(connection, prefix) }) as unknown as Queue
+      ? new (this.#bullmq.withBackend(createPostgresBackend).Queue)(queue, { connection: postgresConnection(connection, prefix) as never }) as unknown as Queue
       // A request must hear at once that Redis is away: without these, commands wait for it to come back.
       : new Queue(queue, {
         connection: redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 }),
-        skipWaitingForReady: true,
         ...(prefix === undefined ? {} : { prefix })
       })
     this.#queue.on('error', error => this.#connectionFailed(error))
@@ -152,7 +152,7 @@ class BullmqBackend implements TaskBackend {
     // Three parameters: BullMQ makes the signal only for a processor that takes it.
     const process = (job: Job<JobData>, token?: string, signal?: AbortSignal) => this.#process(deliver, job, token as string, signal as AbortSignal)
     this.#worker = this.#postgres
-      ? new (withBackend(createPostgresBackend).Worker)(queue, process as never, { connection: postgresConnection(connection, prefix), ...options }) as unknown as Worker
+      ? new (withBackend(createPostgresBackend).Worker)(queue, process as never, { connection: postgresConnection(connection, prefix) as never, ...options }) as unknown as Worker
       : new Worker(queue, process, {
         connection: redisConnection(connection, { maxRetriesPerRequest: null }),
         ...(prefix === undefined ? {} : { prefix }),
@@ -224,7 +224,7 @@ class BullmqBackend implements TaskBackend {
       attempts: state === 'running' ? job.attemptsMade + 1 : job.attemptsMade,
       progress: job.progress === 0 ? undefined : job.progress,
       result: state === 'completed' ? job.returnvalue ?? undefined : undefined,
-      error: state === 'failed' && !cancelled ? Object.assign(new Error(job.failedReason), { stack: job.stacktrace.at(-1) }) : undefined
+      error: state === 'failed' && !cancelled ? Object.assign(new Error(job.failedReason), { stack: job.stacktrace?.at(-1) }) : undefined
     }
   }
 
@@ -259,7 +259,7 @@ function isPostgres (connection: unknown): boolean {
 }
 
 function postgresConnection (connection: string | object, schema: string | undefined): object {
-  if (typeof (connection as { query?: unknown }).query === 'function') return connection
+  if (typeof connection === 'object' && 'query' in connection) return connection
   const options = typeof connection === 'string' ? { connectionString: connection } : connection
   return { migrate: true, ...options, ...(schema === undefined ? {} : { schema }) }
 }
@@ -267,6 +267,6 @@ function postgresConnection (connection: string | object, schema: string | undef
 /** A client that is ready is used as it is for adding; a worker, which must wait for Redis, has one like it. */
 function redisConnection (connection: string | object, overrides: object): object {
   if (typeof connection === 'string') return { url: connection, ...overrides }
-  if (typeof (connection as { duplicate?: unknown }).duplicate === 'function') return connection
+  if ('duplicate' in connection) return connection
   return { ...connection, ...overrides }
 }

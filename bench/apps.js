@@ -1,0 +1,104 @@
+'use strict'
+
+/*
+ * The two applications of each row that is measured over HTTP: `plugin`, and `baseline`, which is without it or with
+ * what one would write instead.
+ */
+
+const PATH = '/send-notification/somebody'
+const ROUTE = '/send-notification/:email'
+
+/** `logger: true`, except that its lines go nowhere. */
+const logger = { level: 'info', stream: { write () {} } }
+
+/** One turn of the microtask queue is the least of what an async task does. */
+async function sendNotification (counter, email, message) {
+  await undefined
+  counter.ended++
+}
+
+function addRoute (app) {
+  app.get(ROUTE, async () => ({ message: 'Notification sent in the background' }))
+}
+
+async function plain (app) {
+  addRoute(app)
+}
+
+async function registered (app, { backgroundTasks }) {
+  await app.register(backgroundTasks)
+  addRoute(app)
+}
+
+async function registeredWithContext (app, { backgroundTasks }) {
+  await app.register(backgroundTasks, { asyncContext: true })
+  addRoute(app)
+}
+
+async function registerAwilix (app) {
+  const { fastifyAwilixPlugin } = require('@fastify/awilix')
+  const { createContainer } = require('awilix')
+  // Its own container: by default both sides would share one.
+  await app.register(fastifyAwilixPlugin, { container: createContainer({ injectionMode: 'PROXY' }) })
+}
+
+async function awilixAlone (app) {
+  await registerAwilix(app)
+  addRoute(app)
+}
+
+async function awilixRegistered (app, tools) {
+  await registerAwilix(app)
+  await registered(app, tools)
+}
+
+function adding (count) {
+  return async function (app, { backgroundTasks, counter }) {
+    await app.register(backgroundTasks)
+    app.get(ROUTE, async request => {
+      for (let i = 0; i < count; i++) {
+        request.backgroundTasks.add(sendNotification, counter, request.params.email, 'some notification')
+      }
+      return { message: 'Notification sent in the background' }
+    })
+  }
+}
+
+function byHand (count) {
+  return async function (app, { counter }) {
+    app.decorateRequest('tasks', null)
+    app.addHook('onResponse', (request, _reply, done) => {
+      if (request.tasks !== null) runTasks(request)
+      done()
+    })
+    app.get(ROUTE, async request => {
+      for (let i = 0; i < count; i++) {
+        request.tasks ??= []
+        request.tasks.push({ fn: sendNotification, args: [counter, request.params.email, 'some notification'] })
+      }
+      return { message: 'Notification sent in the background' }
+    })
+  }
+}
+
+async function runTasks (request) {
+  for (const { fn, args } of request.tasks) {
+    try {
+      await fn(...args)
+    } catch (err) {
+      request.log.error({ err, task: fn.name }, 'background task failed')
+    }
+  }
+}
+
+module.exports = {
+  PATH,
+  apps: {
+    'no-task-logged': { options: { logger }, tasks: 0, plugin: registered, baseline: plain },
+    'no-task': { tasks: 0, plugin: registered, baseline: plain },
+    'one-task': { tasks: 1, plugin: adding(1), baseline: byHand(1) },
+    'ten-tasks': { tasks: 10, plugin: adding(10), baseline: byHand(10) },
+    awilix: { tasks: 0, plugin: awilixRegistered, baseline: awilixAlone },
+    'async-context': { tasks: 0, plugin: registeredWithContext, baseline: registered }
+  }
+}
