@@ -105,8 +105,8 @@ export class AppTasks implements AppBackgroundTasks {
   }
 
   async find (id: string): Promise<TaskInfo | null> {
-    const { index, options: { backend } } = this.#runtime
-    return (await backend?.find(id)) ?? index.find(id)
+    const { index, store } = this.#runtime
+    return index.find(id) ?? await store?.find(id) ?? null
   }
 
   get captured (): CapturedTask[] {

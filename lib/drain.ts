@@ -30,7 +30,7 @@ export async function drain (runtime: Runtime): Promise<void> {
     if (!task.isSettled) runtime.report.unfinished(task, line, reason)
     if (!task.isSettled) runtime.executor.abandon(task, line, reason)
   }
-  await store?.close(closeTimeout)
+  await store?.close()
   if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
 }
 

@@ -1,4 +1,3 @@
-import { FST_BGT_STORE_FAILED } from './errors'
 import type { Outcome } from './outcome'
 import type { RequestTasks } from './request-tasks'
 import { handOver } from './store'
@@ -13,8 +12,12 @@ export class DurableTasks {
   #collected: Task[] = []
   /** Tasks on their way to the backend. */
   #underWay: Task[] = []
-  /** How many of those collected were added before the request failed. */
-  #beforeError = 0
+  /** Those ways: each resolves when its tasks have arrived, or are collected again. */
+  readonly #ways = new Set<Promise<void>>()
+  /** Why the reply has become a 503. Its error page does not try, and wait, once more. */
+  #refused: Error | null = null
+  /** Those that were added before the request failed, once it has. */
+  #beforeError: ReadonlySet<Task> | null = null
 
   constructor (request: RequestTasks) {
     this.#request = request
@@ -22,7 +25,7 @@ export class DurableTasks {
 
   /** Whether there is something that a reply would have to wait for. */
   get waiting (): boolean {
-    return this.#collected.length !== 0
+    return this.#collected.length !== 0 || this.#ways.size !== 0
   }
 
   * tasks (): Generator<Task> {
@@ -36,7 +39,7 @@ export class DurableTasks {
 
   /** The request has failed: what is collected so far was added before that. */
   fail (): void {
-    this.#beforeError = this.#collected.length
+    this.#beforeError = new Set(this.tasks())
   }
 
   /**
@@ -44,10 +47,16 @@ export class DurableTasks {
    * @throws FST_BGT_STORE_FAILED: then they are collected, as they were before
    */
   async store (outcome: Outcome): Promise<void> {
+    // What the handler has begun to store, and did not wait for.
+    while (this.#ways.size !== 0) await Promise.all(this.#ways)
     const tasks = this.#take((task, beforeError) => this.#request.admits(task, outcome, beforeError))
-    // The error page of a request whose tasks could not be stored does not try, and wait, once more.
-    if (outcome.error instanceof FST_BGT_STORE_FAILED) this.#fail(tasks, outcome.error)
-    else await this.#handOver(tasks)
+    if (this.#refused !== null) return this.#fail(tasks, this.#refused)
+    try {
+      await this.#handOver(tasks)
+    } catch (error) {
+      this.#refused = error as Error
+      throw error
+    }
   }
 
   /**
@@ -65,31 +74,33 @@ export class DurableTasks {
     await this.#handOver(tasks)
   }
 
+  /** Stores at once, for a request that is released. What fails is tried once more with the reply, if that is to come. */
+  storeNow (): void {
+    this.flush().catch(error => { if (this.#request.answered) this.#fail(this.#take(() => true), error) })
+  }
+
   /** Stores what is left when the response has gone: nobody can be told any more but the log. */
-  storeLate (outcome: Outcome | null): void {
-    const stored = outcome === null ? this.flush() : this.store(outcome)
-    stored.catch(error => this.#fail(this.#take(() => true), error))
+  storeLate (outcome: Outcome): void {
+    this.store(outcome).catch(error => this.#fail(this.#take(() => true), error))
   }
 
   #take (admits: (task: Task, beforeError: boolean) => boolean): Task[] {
     const collected = this.#collected
-    const beforeError = this.#beforeError
     this.#collected = []
-    this.#beforeError = 0
-    return collected.filter((task, index) => task.status === COLLECTING && admits(task, index < beforeError))
+    return collected.filter(task => task.status === COLLECTING && admits(task, this.#beforeError?.has(task) ?? false))
   }
 
   async #handOver (tasks: Task[]): Promise<void> {
     if (tasks.length === 0) return
     this.#underWay.push(...tasks)
-    try {
-      await handOver(tasks, this.#request.runtime)
-    } catch (error) {
-      this.#collected.unshift(...tasks.filter(task => task.status === COLLECTING))
-      throw error
-    } finally {
+    const arrived = handOver(tasks, this.#request.runtime)
+    const way = arrived.catch(() => { this.#collected.unshift(...tasks.filter(task => task.status === COLLECTING)) }).finally(() => {
       this.#underWay = this.#underWay.filter(task => !tasks.includes(task))
-    }
+      this.#ways.delete(way)
+    })
+    this.#ways.add(way)
+    await way
+    await arrived
   }
 
   #fail (tasks: Task[], error: Error): void {

@@ -90,10 +90,16 @@ export class Executor {
   failed (task: Task, line: Line, error: unknown): void {
     const { ledger, runner, report, options } = this.#runtime
     const spec = task.spec
+    if (line.givesBack(error)) {
+      task.note('error', error)
+      ledger.settle(task, STORED)
+      runner.done(line)
+      return
+    }
     if (spec !== null && task.attempts < spec.attempts && !isUnrecoverable(error)) {
       ledger.retried++
       report.retry(task, line, error)
-      if (line.givesBack()) {
+      if (line.retriesElsewhere) {
         task.note('error', error)
         ledger.settle(task, STORED)
         runner.done(line)

@@ -68,7 +68,12 @@ export class Line {
   progress (_value: unknown): void {}
 
   /** Whether the next attempt of a task that has failed is for somebody else to begin. Then it is over here. */
-  givesBack (): boolean {
+  get retriesElsewhere (): boolean {
+    return false
+  }
+
+  /** Whether what a task threw only says that the application closes, and somebody else is to begin it anew. */
+  givesBack (_error: unknown): boolean {
     return false
   }
 

@@ -102,7 +102,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
     this.durable ??= new DurableTasks(this)
     this.durable.add(task)
     if (this.outcome !== null) this.durable.storeLate(this.outcome)
-    else if (this.#released) this.durable.storeLate(null)
+    else if (this.#released) this.durable.storeNow()
     else this.#watchOnce()
   }
 
@@ -151,7 +151,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       }
       task = next
     }
-    this.durable?.storeLate(null)
+    this.durable?.storeNow()
     this.runtime.runner.enqueue(this)
   }
 

@@ -6,16 +6,55 @@ import type { Line } from './line'
 import { describe } from './report'
 import type { Runtime } from './runtime'
 import { COLLECTING, DROPPED, PENDING, STORED, type Task } from './task'
+import type { TaskInfo } from './task-index'
 import type { TaskSpec } from './task-options'
 
 /** Tasks of one request that wait to be stored. */
-interface Batch {
-  tasks: StoredTask[]
+class Batch {
+  readonly tasks: StoredTask[]
+  readonly stored: Promise<string[]>
+  #timer: NodeJS.Timeout | undefined
+  #over = false
+  #resolve!: (ids: string[]) => void
+  #reject!: (error: unknown) => void
+
+  constructor (tasks: StoredTask[]) {
+    this.tasks = tasks
+    this.stored = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+  }
+
   /** Lets its time begin. */
-  arm: () => void
-  resolve: (ids: string[]) => void
-  reject: (error: unknown) => void
+  arm (ms: number, tooLate: () => void): void {
+    this.#timer = setTimeout(tooLate, ms)
+  }
+
+  /** Returns `false` if it has been refused meanwhile. */
+  resolve (ids: string[]): boolean {
+    if (this.#over) return false
+    this.#end()
+    this.#resolve(ids)
+    return true
+  }
+
+  reject (error: unknown): void {
+    this.#end()
+    this.#reject(error)
+  }
+
+  #end (): void {
+    this.#over = true
+    clearTimeout(this.#timer)
+  }
 }
+
+/** At most so many tasks a write, unless a single request has more: a server must not be held up for long. */
+const MAX_WRITE = 1_000
+
+/** What ids look like; whoever asks for another one, perhaps from a URL, shall not reach other things that a server keeps. */
+const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/
 
 /**
  * Group commit: while one write is under way, the batches of other requests gather, and the next write takes them all.
@@ -28,6 +67,8 @@ export class Store {
   #writing = false
   #open = false
   #log: FastifyBaseLogger | null = null
+  /** Nothing can be asked any more. */
+  closed = false
 
   constructor (backend: TaskBackend, timeout: number) {
     this.#backend = backend
@@ -37,15 +78,26 @@ export class Store {
   /** Connects the backend. What is added before waits until then. */
   async open (log: FastifyBaseLogger): Promise<void> {
     this.#log = log
-    try {
-      await within(this.#timeout, this.#backend.start(log))
-    } catch (cause) {
-      if (cause instanceof FST_BGT_MISSING_PACKAGE) throw cause
-      throw new FST_BGT_BACKEND_FAILED(this.#backend.name, cause instanceof Error ? cause.message : cause, { cause })
-    }
+    await this.#begin(this.#backend.start(log))
     this.#open = true
-    for (const batch of this.#waiting) batch.arm()
+    for (const batch of this.#waiting) this.#arm(batch)
     this.#schedule()
+  }
+
+  /** Has the backend hand out its tasks. */
+  async work (concurrency: number, deliver: Deliver): Promise<void> {
+    await this.#begin(this.#backend.work(concurrency, deliver))
+  }
+
+  async #begin (action: Promise<void>): Promise<void> {
+    try {
+      await within(this.#timeout, action)
+    } catch (cause) {
+      const error = cause instanceof FST_BGT_MISSING_PACKAGE ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, text(cause), { cause })
+      for (const batch of this.#waiting) this.#refuse(batch, error)
+      await this.close()
+      throw error
+    }
   }
 
   /**
@@ -53,52 +105,27 @@ export class Store {
    * @throws FST_BGT_STORE_FAILED after `storeTimeout` at the latest
    */
   add (tasks: StoredTask[]): Promise<string[]> {
-    return new Promise((resolve, reject) => {
-      const refuse = (cause: unknown) => {
-        clearTimeout(timer)
-        const index = this.#waiting.indexOf(batch)
-        // One that is not being written yet must not be written after it was refused.
-        if (index !== -1) this.#waiting.splice(index, 1)
-        reject(new FST_BGT_STORE_FAILED(this.#backend.name, cause instanceof Error ? cause.message : cause, { cause }))
-      }
-      let timer: NodeJS.Timeout | undefined
-      const batch = {
-        tasks,
-        arm: () => { timer = setTimeout(() => refuse(new Error(`no answer within ${this.#timeout} ms`)), this.#timeout) },
-        resolve: (ids: string[]) => {
-          clearTimeout(timer)
-          resolve(ids)
-        },
-        reject: refuse
-      }
+    const batch = new Batch(tasks)
+    if (this.closed) {
+      this.#refuse(batch, new Error('the application has closed'))
+    } else {
       this.#waiting.push(batch)
-      if (!this.#open) return
-      batch.arm()
-      this.#schedule()
-    })
-  }
-
-  /** Has the backend hand out its tasks. */
-  async work (concurrency: number, deliver: Deliver): Promise<void> {
-    await this.#backend.work(concurrency, deliver)
-  }
-
-  /** Has it hand out no more. What is still to be stored is stored. */
-  async pause (): Promise<void> {
-    if (this.#open) await this.#try(this.#backend.pause(), this.#timeout)
-  }
-
-  /** Disconnects the backend; within so many ms, because some servers do not answer. */
-  async close (ms: number): Promise<void> {
-    if (this.#open) await this.#try(this.#backend.close(), ms)
-  }
-
-  async #try (action: Promise<void>, ms: number): Promise<void> {
-    try {
-      await within(ms, action)
-    } catch (err) {
-      this.#log?.error({ err }, `${this.#backend.name} could not be closed`)
+      if (this.#open) {
+        this.#arm(batch)
+        this.#schedule()
+      }
     }
+    return batch.stored
+  }
+
+  #arm (batch: Batch): void {
+    batch.arm(this.#timeout, () => this.#refuse(batch, new Error(`no answer within ${this.#timeout} ms`)))
+  }
+
+  #refuse (batch: Batch, cause: unknown): void {
+    // One that is not being written yet must not be written after it was refused.
+    this.#waiting = this.#waiting.filter(other => other !== batch)
+    batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, text(cause), { cause }))
   }
 
   /** The requests of one turn of the event loop share the first write already. */
@@ -110,19 +137,76 @@ export class Store {
 
   async #write (): Promise<void> {
     while (this.#waiting.length !== 0) {
-      const batches = this.#waiting
-      this.#waiting = []
-      try {
-        // One that never answers must not keep the next write waiting for ever.
-        const ids = await within(this.#timeout, this.#backend.store(batches.flatMap(batch => batch.tasks)))
-        let from = 0
-        for (const { tasks, resolve } of batches) resolve(ids.slice(from, from += tasks.length))
-      } catch (error) {
-        for (const { reject } of batches) reject(error)
-      }
+      const batches = this.#takeBatches()
+      const stored = this.#backend.store(batches.flatMap(batch => batch.tasks)).then(ids => this.#stored(batches, ids), error => {
+        for (const batch of batches) this.#refuse(batch, error)
+      })
+      // One that never answers must not keep the next write waiting for ever.
+      await within(this.#timeout, stored).catch(() => {})
     }
     this.#writing = false
   }
+
+  #takeBatches (): Batch[] {
+    let count = 0
+    let size = 0
+    for (const { tasks } of this.#waiting) {
+      size += tasks.length
+      if (count !== 0 && size > MAX_WRITE) break
+      count++
+    }
+    return this.#waiting.splice(0, count)
+  }
+
+  #stored (batches: Batch[], ids: string[]): void {
+    let from = 0
+    for (const batch of batches) {
+      // An answer that came too late: the client has been told that nothing is stored.
+      if (!batch.resolve(ids.slice(from, from += batch.tasks.length))) {
+        for (const { id } of batch.tasks) this.cancel(id).catch(() => {})
+      }
+    }
+  }
+
+  async find (id: string): Promise<TaskInfo | null> {
+    if (!this.#open || !ID.test(id)) return null
+    return within(this.#timeout, this.#backend.find(id))
+  }
+
+  async cancel (id: string): Promise<boolean> {
+    return this.#open && within(this.#timeout, this.#backend.cancel(id))
+  }
+
+  /** Has the backend hand out no more. What is still to be stored is stored. */
+  async pause (): Promise<void> {
+    if (this.#open) await this.#try(this.#backend.pause(), this.#timeout)
+  }
+
+  /** Disconnects the backend, whether its server answers or not. */
+  async close (): Promise<void> {
+    if (this.closed) return
+    this.#open = false
+    this.closed = true
+    for (const batch of this.#waiting) this.#refuse(batch, new Error('the application has closed'))
+    // Begun with the application's start, or not at all.
+    if (this.#log !== null) await this.#try(this.#backend.close(this.#timeout), this.#timeout + CLOSE_GRACE)
+  }
+
+  async #try (action: Promise<void>, ms: number): Promise<void> {
+    try {
+      await within(ms, action)
+    } catch (err) {
+      this.#log!.error({ err }, `${this.#backend.name} could not be closed`)
+    }
+  }
+}
+
+/** Milliseconds that a backend has to disconnect the hard way. */
+const CLOSE_GRACE = 1_000
+
+function text (error: unknown): unknown {
+  // What several addresses of one host refuse has no message of its own.
+  return error instanceof Error ? error.message || (error as { code?: unknown }).code : error
 }
 
 /** Rejects when something takes longer than so many ms. */
@@ -148,15 +232,15 @@ export function isDurable (task: Task, runtime: Runtime): boolean {
  * @throws FST_BGT_STORE_FAILED: then they are collected, as they were before
  */
 export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> {
-  const { ledger, report, options } = runtime
-  const backend = options.backend as TaskBackend
+  const { ledger, report } = runtime
+  const store = runtime.store as Store
   for (const task of tasks) {
     ledger.move(task, PENDING)
-    task.extra.backend = backend
+    task.extra.store = store
   }
   let ids: string[]
   try {
-    ids = await (runtime.store as Store).add(tasks.map(toStored))
+    ids = await store.add(tasks.map(toStored))
   } catch (error) {
     for (const task of tasks) if (task.status === PENDING) ledger.move(task, COLLECTING)
     throw error
@@ -165,7 +249,7 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     const line = task.line
     if (line === null) {
       // Called off, or replaced, while it was on its way.
-      backend.cancel(task.id).catch(err => {
+      store.cancel(task.id).catch(err => {
         runtime.log.error({ err, task: describe(task) }, 'background task could not be called off in the backend')
       })
     } else if (ids[index] === task.id) {
@@ -193,9 +277,11 @@ function toStored (task: Task): StoredTask {
   }
 }
 
-/** The stream of a reply that will not be sent. */
+/** Lets go of the source of a streamed reply that will not be sent. */
 export function discard (payload: unknown): void {
-  const { destroy, cancel } = (payload ?? {}) as { destroy?: () => void, cancel?: () => Promise<void> }
+  const { body, destroy, cancel } = (payload ?? {}) as { body?: unknown, destroy?: () => void, cancel?: () => Promise<void> }
   if (typeof destroy === 'function') destroy.call(payload)
   else if (typeof cancel === 'function') cancel.call(payload).catch(() => {})
+  // A Response of the fetch standard.
+  else if (typeof body === 'object') discard(body)
 }

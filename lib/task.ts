@@ -1,8 +1,8 @@
 import { AsyncResource } from 'node:async_hooks'
 import { randomUUID } from 'node:crypto'
 import type { Attempt } from './attempt'
-import type { TaskBackend } from './backends/backend'
 import type { Line } from './line'
+import type { Store } from './store'
 import type { TaskInfo } from './task-index'
 import type { TaskSpec } from './task-options'
 
@@ -59,7 +59,8 @@ export interface TaskHandle {
   cancel (): Promise<boolean>
   /**
    * Resolves with the final state, never rejects. The promise is made when this is first called. For a task that the
-   * backend has, it is asked from time to time; if it has forgotten the task, the state is `stored`.
+   * backend has, it is asked from time to time; if it has forgotten the task, or the application has closed, the state
+   * is `stored`.
    */
   settled (): Promise<TaskState>
 }
@@ -77,8 +78,8 @@ interface TaskExtra {
   timer: NodeJS.Timeout | null
   /** When the timer ends, in ms of `Date.now()`. */
   due: number
-  /** The backend that has the task. */
-  backend: TaskBackend | null
+  /** What has the task. */
+  store: Store | null
   /** It has been called off there. */
   cancelled: boolean
   progress: unknown
@@ -133,7 +134,7 @@ export class Task implements TaskHandle {
     if (this.line !== null) return this.line.cancel(this)
     if (this.status !== STORED) return false
     const { extra } = this
-    extra.cancelled = (await extra.backend?.cancel(this.id)) ?? false
+    extra.cancelled = (await extra.store?.cancel(this.id)) ?? false
     return extra.cancelled
   }
 
@@ -146,7 +147,7 @@ export class Task implements TaskHandle {
   }
 
   get extra (): TaskExtra {
-    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, backend: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
+    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, store: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
     return this.#extra
   }
 
@@ -178,14 +179,14 @@ export class Task implements TaskHandle {
   }
 
   async #settledInBackend (): Promise<TaskState> {
-    const { backend } = this.extra
-    if (backend === null) return this.state
-    for (;;) {
-      const info = await backend.find(this.id).catch(() => undefined)
-      if (info === null) return this.extra.cancelled ? 'cancelled' : this.state
+    const { store } = this.extra
+    while (store !== null && !store.closed) {
+      const info = await store.find(this.id).catch(() => undefined)
+      if (info === null) break
       if (info !== undefined && STATES.indexOf(info.state) > RUNNING) return info.state
       await new Promise(resolve => { setTimeout(resolve, SETTLED_INTERVAL) })
     }
+    return this.extra.cancelled ? 'cancelled' : this.state
   }
 
   /**

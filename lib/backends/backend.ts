@@ -44,11 +44,17 @@ export interface Delivery {
 }
 
 /**
- * Runs one attempt. Resolves with the task's result; rejects with what the attempt failed with, which is for the
- * backend to count and to try again. A rejection whose code is `FST_BGT_UNKNOWN_TASK` is no attempt: the task is left for
- * another worker.
+ * How a delivery ended. A failed attempt is for the backend to count, and to try again. One that was no attempt is not
+ * counted: the task is to be handed out again, here or to another worker, after so many ms.
  */
-export type Deliver = (delivery: Delivery) => Promise<unknown>
+export type DeliveryEnd =
+  | { state: 'completed', result: unknown }
+  | { state: 'failed', error: unknown }
+  | { state: 'cancelled' }
+  | { state: 'not attempted', reason: Error, delay: number }
+
+/** Runs one attempt. Does not reject. */
+export type Deliver = (delivery: Delivery) => Promise<DeliveryEnd>
 
 export interface TaskBackend {
   /** What logs call it. */
@@ -65,8 +71,14 @@ export interface TaskBackend {
   /** Hands out no more tasks. */
   pause (): Promise<void>
   find (id: string): Promise<TaskInfo | null>
-  /** Resolves with `true` if the task will not run any more, or has been told to stop. */
+  /**
+   * Resolves with `true` if the task will not run any more, or runs in this process and has been told to stop; with
+   * `false` if it has ended, or runs in another one.
+   */
   cancel (id: string): Promise<boolean>
-  /** Lets go of everything. Deliveries still under way are left to another worker. */
-  close (): Promise<void>
+  /**
+   * Lets go of everything, once the deliveries under way have ended; after so many ms in any case, and then they are left
+   * to another worker. Also called where `start` or `work` have failed.
+   */
+  close (ms: number): Promise<void>
 }

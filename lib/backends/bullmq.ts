@@ -1,10 +1,10 @@
-import type { Job, Queue, Worker } from 'bullmq'
+import type { Job, JobsOptions, Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { received } from '../received'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
-import type { Deliver, StoredTask, TaskBackend } from './backend'
+import type { Deliver, Delivery, StoredTask, TaskBackend } from './backend'
 
 /** The options of {@link bullmq}. */
 export interface BullmqOptions {
@@ -53,14 +53,20 @@ export interface Retention { age: number, count: number }
 const DEFAULTS = { queue: 'background-tasks', lockDuration: 30_000, stalledInterval: 30_000, maxCrashes: 5 }
 const RETAIN = { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
 
-/** Milliseconds to leave a task alone that this worker does not know. */
-const UNKNOWN_DELAY = 5_000
+/** Milliseconds between two looks for a server that is away: soon at first, and never so rarely as BullMQ's 20 s. */
+const retryStrategy = (times: number) => Math.min(50 * 2 ** times, 2_000)
+
+/** Milliseconds in which one and the same trouble with a connection is logged once. */
+const LOG_INTERVAL = 10_000
 
 /** What a job's data holds beside what BullMQ has a place of its own for. */
 interface JobData extends Pick<StoredTask, 'label' | 'payload' | 'requestId' | 'timeout' | 'dedupe'> {}
 
-/** What the reason of a failure begins with where the task was called off. */
-const CANCELLED = 'FST_BGT_CANCELLED: '
+/** The reason of a failure where the task was called off while it ran. */
+const CANCELLED = 'FST_BGT_CANCELLED'
+
+/** Milliseconds that a worker waits after its server has failed it, before it asks for a task again. */
+const RETRY_DELAY = 1_000
 
 const STATES: Record<string, TaskState> = {
   waiting: 'pending',
@@ -87,6 +93,8 @@ class BullmqBackend implements TaskBackend {
   #queue!: Queue<JobData>
   #worker: Worker<JobData> | null = null
   #log!: FastifyBaseLogger
+  /** When each trouble was logged last. */
+  readonly #troubles = new Map<string, number>()
 
   constructor (options: BullmqOptions) {
     this.#options = { ...DEFAULTS, ...options }
@@ -100,17 +108,28 @@ class BullmqBackend implements TaskBackend {
   async start (log: FastifyBaseLogger): Promise<void> {
     this.#log = log
     this.#bullmq = await this.#load()
-    const { Queue, createPostgresBackend } = this.#bullmq
     const { queue, prefix, connection } = this.#options
-    this.#queue = this.#postgres
-      ? new (this.#bullmq.withBackend(createPostgresBackend).Queue)(queue, { connection: postgresConnection(connection, prefix) as never }) as unknown as Queue
+    if (this.#postgres) {
+      const { createPostgresBackend, withBackend } = this.#bullmq
+      if (isPool(connection)) await this.#migrate(connection)
+      this.#queue = new (withBackend(createPostgresBackend).Queue)(queue, { connection: postgresConnection(connection, prefix) as never }) as unknown as Queue
+    } else {
       // A request must hear at once that Redis is away: without these, commands wait for it to come back.
-      : new Queue(queue, {
-        connection: redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 }),
-        ...(prefix === undefined ? {} : { prefix })
-      })
+      const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })
+      this.#queue = new this.#bullmq.Queue(queue, { connection: options, ...(prefix === undefined ? {} : { prefix }) })
+    }
     this.#queue.on('error', error => this.#connectionFailed(error))
     await this.#queue.waitUntilReady()
+  }
+
+  /** BullMQ leaves the tables of a ready pool to its owner. The pool's search path decides where they are. */
+  async #migrate (pool: Pool): Promise<void> {
+    const client = await pool.connect()
+    try {
+      await this.#bullmq.runMigrations(client as never, this.#options.prefix)
+    } finally {
+      client.release()
+    }
   }
 
   async #load (): Promise<typeof import('bullmq')> {
@@ -119,17 +138,22 @@ class BullmqBackend implements TaskBackend {
       require.resolve(driver)
       return await import('bullmq')
     } catch (cause) {
+      if (!/MODULE_NOT_FOUND$/.test((cause as { code?: string }).code ?? '')) throw cause
       throw new FST_BGT_MISSING_PACKAGE(this.name, `bullmq ${driver}`, { cause })
     }
   }
 
   #connectionFailed (err: Error): void {
+    const now = Date.now()
+    const trouble = err.message || String((err as { code?: unknown }).code)
+    if (now - (this.#troubles.get(trouble) ?? -Infinity) < LOG_INTERVAL) return
+    this.#troubles.set(trouble, now)
     this.#log.warn({ err }, `${this.name}: the connection failed`)
   }
 
   async store (tasks: StoredTask[]): Promise<string[]> {
-    const { retain } = this.#options
-    const jobs = await this.#queue.addBulk(tasks.map(({ id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe }) => ({
+    const retain = { ...RETAIN, ...this.#options.retain }
+    const jobs = tasks.map(({ id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe }) => ({
       name,
       data: { label, payload, requestId, timeout, dedupe },
       opts: {
@@ -138,23 +162,38 @@ class BullmqBackend implements TaskBackend {
         delay,
         ...(backoff === null ? {} : { backoff }),
         ...(dedupe === null ? {} : { deduplication: { id: dedupe } }),
-        removeOnComplete: retain?.completed ?? RETAIN.completed,
-        removeOnFail: retain?.failed ?? RETAIN.failed
+        removeOnComplete: retain.completed,
+        removeOnFail: retain.failed
       }
-    })))
-    return jobs.map(job => job.id as string)
+    }))
+    if (this.#postgres || jobs.length === 1) return (await this.#queue.addBulk(jobs)).map(job => job.id as string)
+    return this.#storeAll(jobs)
+  }
+
+  /** What `addBulk` does on Redis, but in a transaction: there, a server that is full or goes away may keep a part. */
+  async #storeAll (jobs: Array<{ name: string, data: JobData, opts: JobsOptions }>): Promise<string[]> {
+    const entries = jobs.map(({ name, data, opts }) => {
+      const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
+      const jobData = job.asJSON()
+      return { queueName: this.#queue.name, prefix: this.#queue.opts.prefix as string, jobData, jobId: job.id as string, parentKeyOpts: {} }
+    })
+    const results = await this.#queue.getBackend().addFlow(entries)
+    return results.map(([error, id]) => {
+      if (error !== null) throw error
+      return String(id)
+    })
   }
 
   async work (concurrency: number, deliver: Deliver): Promise<void> {
     const { queue, prefix, connection, lockDuration, stalledInterval, maxCrashes } = this.#options
     const { createPostgresBackend, Worker, withBackend } = this.#bullmq
-    const options = { concurrency, lockDuration, stalledInterval, maxStalledCount: maxCrashes }
+    const options = { concurrency, lockDuration, stalledInterval, maxStalledCount: maxCrashes, runRetryDelay: RETRY_DELAY }
     // Three parameters: BullMQ makes the signal only for a processor that takes it.
     const process = (job: Job<JobData>, token?: string, signal?: AbortSignal) => this.#process(deliver, job, token as string, signal as AbortSignal)
     this.#worker = this.#postgres
       ? new (withBackend(createPostgresBackend).Worker)(queue, process as never, { connection: postgresConnection(connection, prefix) as never, ...options }) as unknown as Worker
       : new Worker(queue, process, {
-        connection: redisConnection(connection, { maxRetriesPerRequest: null }),
+        connection: redisConnection(optionsOf(connection), { maxRetriesPerRequest: null }),
         ...(prefix === undefined ? {} : { prefix }),
         ...options
       })
@@ -171,38 +210,34 @@ class BullmqBackend implements TaskBackend {
 
   async #process (deliver: Deliver, job: Job<JobData>, token: string, signal: AbortSignal): Promise<unknown> {
     const { DelayedError, WaitingError, UnrecoverableError } = this.#bullmq
-    const { label, payload, requestId, timeout, dedupe } = job.data
-    const task: StoredTask = {
-      id: job.id as string,
-      name: job.name,
-      label,
-      payload,
-      requestId,
-      attempts: job.opts.attempts ?? 1,
-      backoff: null,
-      delay: 0,
-      timeout,
-      dedupe
-    }
-    const progress = (value: unknown) => {
-      job.updateProgress(value as number).catch(err => this.#log.warn({ err, task: { id: job.id, name: label } }, `${this.name}: the progress of a background task could not be stored`))
-    }
-    try {
-      return await deliver({ task, attempt: job.attemptsMade + 1, signal, progress })
-    } catch (error) {
-      switch ((error as { code?: unknown } | null)?.code) {
-        case 'FST_BGT_UNKNOWN_TASK':
-          this.#log.warn({ err: error, task: { id: job.id, name: label } }, 'a background task that this worker does not know is left for another one')
-          await job.moveToDelayed(Date.now() + UNKNOWN_DELAY, token)
-          throw new DelayedError()
-        case 'FST_BGT_CLOSE_TIMEOUT':
-          await job.moveToWait(token)
-          throw new WaitingError()
-        case 'FST_BGT_CANCELLED':
-          throw new UnrecoverableError(`${CANCELLED}${(error as Error).message}`)
-      }
+    const end = await deliver(this.#delivery(job, signal))
+    switch (end.state) {
+      case 'completed': return end.result
       // BullMQ takes only errors, and reads their message and stack.
-      throw error instanceof Error ? error : new Error(received(error))
+      case 'failed': throw end.error instanceof Error ? end.error : new Error(received(end.error))
+      case 'cancelled': throw new UnrecoverableError(CANCELLED)
+    }
+    this.#log.warn({ err: end.reason, task: { id: job.id, name: job.data.label } }, `${this.name}: a background task is left to another worker`)
+    if (end.delay === 0) {
+      await job.moveToWait(token)
+      throw new WaitingError()
+    }
+    await job.moveToDelayed(Date.now() + end.delay, token)
+    throw new DelayedError()
+  }
+
+  #delivery (job: Job<JobData>, signal: AbortSignal): Delivery {
+    const { id, name, data: { label, payload, requestId, timeout, dedupe }, opts: { attempts = 1 } } = job
+    return {
+      task: { id: id as string, name, label, payload, requestId, attempts, backoff: null, delay: 0, timeout, dedupe },
+      // Made are those that have failed: neither one that a crash cut off, nor one that was given back.
+      attempt: job.attemptsMade + 1,
+      signal,
+      progress: value => {
+        job.updateProgress(value as number).catch(err => {
+          this.#log.warn({ err, task: { id, name: label } }, `${this.name}: the progress of a background task could not be stored`)
+        })
+      }
     }
   }
 
@@ -216,7 +251,7 @@ class BullmqBackend implements TaskBackend {
     const state = STATES[await job.getState()]
     // Removed between the two commands.
     if (state === undefined) return null
-    const cancelled = state === 'failed' && job.failedReason.startsWith(CANCELLED)
+    const cancelled = state === 'failed' && job.failedReason === CANCELLED
     return {
       id,
       name: job.data.label,
@@ -224,7 +259,7 @@ class BullmqBackend implements TaskBackend {
       attempts: state === 'running' ? job.attemptsMade + 1 : job.attemptsMade,
       progress: job.progress === 0 ? undefined : job.progress,
       result: state === 'completed' ? job.returnvalue ?? undefined : undefined,
-      error: state === 'failed' && !cancelled ? Object.assign(new Error(job.failedReason), { stack: job.stacktrace?.at(-1) }) : undefined
+      error: state === 'failed' && !cancelled ? errorOf(job) : undefined
     }
   }
 
@@ -241,10 +276,39 @@ class BullmqBackend implements TaskBackend {
     }
   }
 
-  async close (): Promise<void> {
-    await this.#worker?.close(true)
-    await this.#queue.close()
+  async close (ms: number): Promise<void> {
+    // A server that does not answer would keep both waiting, and the process alive.
+    const timer = setTimeout(() => this.#disconnect(), ms)
+    try {
+      await this.#worker?.close()
+      await this.#queue?.close()
+    } finally {
+      clearTimeout(timer)
+    }
   }
+
+  #disconnect (): void {
+    const ignore = () => {}
+    this.#worker?.getBackend().disconnectBlocking(false).catch(ignore)
+    this.#worker?.disconnect().catch(ignore)
+    this.#queue?.disconnect().catch(ignore)
+  }
+}
+
+function errorOf (job: Job): Error {
+  const error = new Error(job.failedReason)
+  const stack = job.stacktrace?.at(-1)
+  if (stack !== undefined) error.stack = stack
+  return error
+}
+
+/** What is used of a `pg.Pool`. */
+interface Pool {
+  connect (): Promise<{ release (): void }>
+}
+
+function isPool (connection: string | object): connection is Pool {
+  return typeof connection === 'object' && typeof (connection as { query?: unknown }).query === 'function'
 }
 
 function isPostgres (connection: unknown): boolean {
@@ -252,21 +316,31 @@ function isPostgres (connection: unknown): boolean {
     if (/^postgres(ql)?:\/\//.test(connection)) return true
     if (/^rediss?:\/\//.test(connection)) return false
   } else if (typeof connection === 'object' && connection !== null) {
-    const { query, connectionString, database } = connection as Record<string, unknown>
-    return typeof query === 'function' || connectionString !== undefined || database !== undefined
+    const { connectionString, database } = connection as Record<string, unknown>
+    return isPool(connection) || connectionString !== undefined || database !== undefined
   }
   throw new FST_BGT_INVALID_OPTION('connection', "'redis://…', 'postgres://…', options or a client", received(connection))
 }
 
 function postgresConnection (connection: string | object, schema: string | undefined): object {
-  if (typeof connection === 'object' && 'query' in connection) return connection
+  if (typeof connection === 'object' && isPool(connection)) return connection
   const options = typeof connection === 'string' ? { connectionString: connection } : connection
   return { migrate: true, ...options, ...(schema === undefined ? {} : { schema }) }
 }
 
-/** A client that is ready is used as it is for adding; a worker, which must wait for Redis, has one like it. */
+/** What makes a second client like a ready one. A cluster is copied by BullMQ. */
+function optionsOf (connection: string | object): string | object {
+  const { isCluster, options } = connection as { isCluster?: boolean, options?: object }
+  return isClient(connection) && isCluster !== true ? options as object : connection
+}
+
+function isClient (connection: string | object): boolean {
+  return typeof connection === 'object' && 'duplicate' in connection
+}
+
+/** A client that is ready is used as it is for adding. A worker, which must wait for Redis, has clients of its own. */
 function redisConnection (connection: string | object, overrides: object): object {
-  if (typeof connection === 'string') return { url: connection, ...overrides }
-  if ('duplicate' in connection) return connection
-  return { ...connection, ...overrides }
+  if (typeof connection === 'string') return { url: connection, retryStrategy, ...overrides }
+  if (isClient(connection)) return connection
+  return { retryStrategy, ...connection, ...overrides }
 }
