@@ -73,7 +73,7 @@ export function deliverTo (runtime: Runtime): Deliver {
     delivery.signal.removeEventListener('abort', cancel)
     if (state === 'completed') return { state, result: extra.result }
     if (state === 'cancelled') return { state }
-    if (line.givesBack(extra.error)) return { state: 'not attempted', reason: extra.error as Error, delay: 0 }
+    if (line.givesBack(extra.error)) return { state: 'not attempted', reason: runtime.closeReason as unknown as Error, delay: 0 }
     return { state: 'failed', error: extra.error }
   }
 }

@@ -2,6 +2,8 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { TaskInfo } from '../task-index'
 import type { BackoffOptions } from '../task-options'
 
+export type { TaskInfo } from '../task-index'
+
 /*
  * What a store of tasks has to do, and no more. What it leaves out, because the plugin does it for every backend alike:
  * when a request's tasks are stored and which of them (`runOn`), how the writes of concurrent requests are joined, how
