@@ -1,7 +1,7 @@
 import { ReadableStream } from 'node:stream/web'
 import { Readable } from 'node:stream'
 import { test } from 'tap'
-import { defineTask, type BackgroundTasksOptions } from '../index'
+import { defineTask, errorCodes, type BackgroundTasksOptions } from '../index'
 import { Store } from '../lib/store'
 import { rawClient } from './support/client'
 import { until } from './support/conformance'
@@ -368,13 +368,13 @@ test('the application\'s own tasks: a failure is logged, and flush tells', async
 
 test('what is added before the start is stored with it', async t => {
   const { app, backend } = await createApp(t, { worker: { concurrency: 7 } })
-  const handle = app.backgroundTasks.add(task, 1)
+  const handle = app.backgroundTasks.add(task, undefined)
   t.equal(await app.backgroundTasks.find(handle.id).then(info => info?.state), 'pending')
   await turns()
   t.same(backend.writes, [])
   await app.ready()
   await app.backgroundTasks.flush()
-  t.same(backend.payloads, [1])
+  t.same(backend.payloads, [undefined])
   t.equal(backend.concurrency, 7)
   t.equal(handle.state, 'stored')
 })
@@ -396,7 +396,7 @@ test('a definition with local: true, and plain functions, stay here', async t =>
 
 test('capture needs no backend', async t => {
   const { app, backend } = await createApp(t, { mode: 'capture' })
-  backend.onStart = async () => t.fail('must not start')
+  backend.onStart = async () => { t.fail('must not start') }
   app.get('/', async request => {
     request.backgroundTasks.add(task, 1)
     return 'x'
@@ -421,6 +421,12 @@ for (const where of ['onStart', 'onWork'] as const) {
   })
 }
 
+test('a missing package is named as it is', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onStart = async () => { throw new errorCodes.FST_BGT_MISSING_PACKAGE('stub', 'stub') }
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_MISSING_PACKAGE', message: /npm install stub/ })
+})
+
 test('close is bounded, whatever the server does', async t => {
   const { app, backend, log } = await createApp(t, { closeTimeout: 50 })
   backend.onPause = never
@@ -439,7 +445,7 @@ test('before its start and after its close the backend is not asked', async t =>
   t.equal(await app.backgroundTasks.find(id), null)
   const handle = app.backgroundTasks.add(task, 1)
   await app.close()
-  t.equal(await handle.settled(), 'dropped')
+  t.equal(await handle.settled(), 'failed')
   const other = await createApp(t)
   await other.app.ready()
   const stored = other.app.backgroundTasks.add(task, 1)
@@ -464,14 +470,13 @@ test('a store that is closed refuses', async t => {
 test('settled follows a task into the backend', async t => {
   const { app, backend } = await createApp(t)
   await app.ready()
-  const add = async () => {
+  const add = async (ask = true) => {
     const handle = app.backgroundTasks.add(task, 1)
-    const early = handle.settled()
+    const early = ask ? handle.settled() : undefined
     await app.backgroundTasks.flush()
     return { handle, early }
   }
   const info = { name: 'task', attempts: 1, progress: undefined, result: undefined, error: undefined }
-  const first = await add()
   let asked = 0
   backend.onFind = async id => {
     asked++
@@ -479,12 +484,13 @@ test('settled follows a task into the backend', async t => {
     if (asked === 2) throw new Error('away for a moment')
     return { ...info, id, state: 'completed' }
   }
+  const first = await add()
   t.equal(await first.early, 'completed')
   t.equal(await first.handle.settled(), 'completed')
   backend.onFind = async () => null
   const forgotten = await add()
   t.equal(await forgotten.handle.settled(), 'stored')
-  const cancelled = await add()
+  const cancelled = await add(false)
   t.equal(await cancelled.handle.cancel(), true)
   t.equal(await cancelled.handle.settled(), 'cancelled')
   backend.onStore = async tasks => tasks.map(() => 'another')
