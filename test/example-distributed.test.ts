@@ -15,7 +15,7 @@ function noBoard (): string | false {
 }
 
 test('distributed: a web server, a worker, and the board', { skip: noRedis || noBoard() }, async t => {
-  const { build } = await import('../examples/distributed/app') as { build: typeof Build }
+  const { build } = require('../examples/distributed/app') as { build: typeof Build }
   const { url: connection } = await redis(t)
   const queue = `thumbnails-${process.pid}`
   const web = await build({ role: 'web', connection, queue })

@@ -40,6 +40,7 @@ test('Redis is killed under load, and started again: what was acknowledged runs,
     return [...acknowledged].every(n => ran.has(n))
   })
   account(t, acknowledged, faults.ran())
+  await faults.end()
 })
 
 test('a Redis that is full refuses: 503, and again 202 when it has room', { skip: noOwnRedis }, async t => {
@@ -77,4 +78,5 @@ test('10,000 acknowledged tasks, while workers are killed', { skip: noOwnRedis }
   t.equal(acknowledged.size, 10_000)
   await until('all have run', () => faults.ran().size === 10_000)
   account(t, acknowledged, faults.ran())
+  await faults.end()
 })

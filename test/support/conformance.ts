@@ -151,7 +151,6 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
 
   t.test('what a task throws need not be an error', async t => {
     const task = defineTask('odd', async (payload: string) => {
-      // eslint-disable-next-line no-throw-literal
       throw payload === 'nothing' ? undefined : payload
     })
     const app = await start(t, [task])

@@ -14,6 +14,7 @@ export class Faults {
   readonly #journal: string
   readonly #program: string
   readonly #options: Omit<FaultOptions, 'worker'>
+  readonly #children: ChildProcess[] = []
 
   constructor (t: Test, connection: string, more: { maxCrashes?: number } = {}) {
     this.#t = t
@@ -26,12 +27,18 @@ export class Faults {
   /** Starts a process of the application, and waits until it listens. */
   async start (worker: FaultOptions['worker']): Promise<Process> {
     const child = fork(this.#program, [JSON.stringify({ ...this.#options, worker })], { execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-    this.#t.teardown(() => end(child, 'SIGKILL'))
+    this.#children.push(child)
+    this.#t.teardown(() => this.end())
     const port = await new Promise<number>((resolve, reject) => {
       child.once('message', resolve as (message: unknown) => void)
       child.once('exit', code => reject(new Error(`a process of the test ended with ${code}`)))
     })
     return new Process(child, port)
+  }
+
+  /** Ends all processes. To be called at a test's end: its folder cannot go while they write to it. */
+  async end (): Promise<void> {
+    await Promise.all(this.#children.map(child => end(child, 'SIGKILL')))
   }
 
   /** The lines of the journal: what, which, attempt, pid. */
