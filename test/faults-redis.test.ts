@@ -15,7 +15,7 @@ test('Redis is killed under load, and started again: what was acknowledged runs,
   let next = 0
   let stop = false
   const clients = Array.from({ length: 8 }, async () => {
-    while (!stop) {
+    while (!stop) { // eslint-disable-line no-unmodified-loop-condition
       const n = next++
       const begin = performance.now()
       const { status } = await web.send('POST', `/record/${n}`)

@@ -282,6 +282,10 @@ class BullmqBackend implements TaskBackend {
     try {
       await this.#worker?.close()
       await this.#queue?.close()
+    } catch (error) {
+      // The server is away, and cannot be told; the driver would go on looking for it.
+      this.#disconnect()
+      this.#connectionFailed(error as Error)
     } finally {
       clearTimeout(timer)
     }
@@ -291,7 +295,7 @@ class BullmqBackend implements TaskBackend {
     const ignore = () => {}
     this.#worker?.getBackend().disconnectBlocking(false).catch(ignore)
     this.#worker?.disconnect().catch(ignore)
-    this.#queue?.disconnect().catch(ignore)
+    if (!isClient(this.#options.connection) && !isPool(this.#options.connection)) this.#queue?.disconnect().catch(ignore)
   }
 }
 
