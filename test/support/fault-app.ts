@@ -72,6 +72,8 @@ async function main (): Promise<void> {
   await app.listen({ port: 0, host: '127.0.0.1' })
   process.send!((app.server.address() as AddressInfo).port)
   process.once('SIGTERM', () => app.close().then(() => process.disconnect()))
+  // The test is gone, or has had its answer.
+  process.once('disconnect', () => process.exit())
 }
 
 main()
