@@ -103,7 +103,8 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   }
 
   function backgroundTasksOnError (request: FastifyRequest, _reply: FastifyReply, error: FastifyError, next: () => void): void {
-    (request.backgroundTasks as RequestTasks).fail(error)
+    // Without a reply in the slot the error comes from a hook before ours, and there can be no tasks.
+    if ((request as unknown as Slots)[kTasks] !== null) (request.backgroundTasks as RequestTasks).fail(error)
     next()
   }
 

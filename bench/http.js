@@ -11,25 +11,41 @@ const { summarize } = require('./statistics')
  */
 
 const CONNECTIONS = 32
+const WARM_UP = 300
 
-/** @returns the ratios of neighbouring slices, and the microseconds of CPU time per request on either side */
-async function measure (row, { build, against, processes, pairs, milliseconds, warmUp }) {
+/**
+ * @param build where the plugin is
+ * @param against where another build of it is, to be the baseline instead of the row's own
+ * @param separate whether each side gets a process of its own
+ * @returns the ratios of neighbouring slices, and the microseconds of CPU time per request on either side
+ */
+async function measure (row, { build, against, separate, processes, pairs, milliseconds }) {
   const ratios = []
   const cpu = { plugin: [], baseline: [] }
   const load = start('load.js')
   for (let i = 0; i < processes; i++) {
     const order = i % 2 === 0 ? ['baseline', 'plugin'] : ['plugin', 'baseline']
-    const server = start('server.js', ['--expose-gc'])
-    const ports = await server.call('listen', { row, build, against, order })
-    for (const side of order) await load.call('open', { port: ports[side], count: CONNECTIONS })
-
-    const slice = async (side, milliseconds) => {
-      await server.call('begin', { side })
-      const { requests } = await load.call('run', { port: ports[side], method: 'GET', path: PATH, milliseconds })
-      return server.call('end', { requests })
+    const one = start('server.js', ['--expose-gc'])
+    const other = separate ? start('server.js', ['--expose-gc']) : one
+    const servers = { [order[0]]: one, [order[1]]: other }
+    const ports = {}
+    for (const side of order) {
+      ports[side] = await servers[side].call('listen', {
+        row,
+        side,
+        build: side === 'plugin' ? build : against ?? build,
+        asPlugin: side === 'plugin' || against !== undefined
+      })
+      await load.call('open', { port: ports[side], count: CONNECTIONS })
     }
 
-    for (const side of [...order, ...order]) await slice(side, warmUp / 2)
+    const slice = async (side, milliseconds) => {
+      await servers[side].call('begin', { side })
+      const { requests } = await load.call('run', { port: ports[side], method: 'GET', path: PATH, milliseconds })
+      return servers[side].call('end', { requests })
+    }
+
+    for (const side of [...order, ...order]) await slice(side, WARM_UP)
     for (let pair = 0; pair < pairs; pair++) {
       const [first, second] = pair % 2 === 0 ? order : order.toReversed()
       const sample = { [first]: await slice(first, milliseconds), [second]: await slice(second, milliseconds) }
@@ -37,7 +53,8 @@ async function measure (row, { build, against, processes, pairs, milliseconds, w
       for (const side of order) cpu[side].push(sample[side])
     }
     for (const side of order) await load.call('close', { port: ports[side] })
-    await server.stop()
+    await one.stop()
+    if (separate) await other.stop()
   }
   await load.stop()
   return { ratios, cpu: { plugin: summarize(cpu.plugin), baseline: summarize(cpu.baseline) } }

@@ -14,9 +14,10 @@ const USAGE = `npm run bench -- [options]
   --json           one JSON object instead of the table
   --build DIR      the build to measure (default: dist)
   --against DIR    another build as the baseline of the rows over HTTP, instead of their own
+  --separate       a server process for each side, so that neither collects the other's garbage
   --processes N    server processes per row (default: 4)
-  --pairs N        pairs of slices per server process (default: 8)
-  --slice MS       length of a slice (default: 400)
+  --pairs N        pairs of slices per server process (default: 30)
+  --slice MS       length of a slice (default: 100)
 `
 
 const { values: options } = parseArgs({
@@ -25,9 +26,10 @@ const { values: options } = parseArgs({
     json: { type: 'boolean', default: false },
     build: { type: 'string', default: 'dist' },
     against: { type: 'string' },
+    separate: { type: 'boolean', default: false },
     processes: { type: 'string', default: '4' },
-    pairs: { type: 'string', default: '8' },
-    slice: { type: 'string', default: '400' },
+    pairs: { type: 'string', default: '30' },
+    slice: { type: 'string', default: '100' },
     help: { type: 'boolean', default: false }
   }
 })
@@ -57,10 +59,10 @@ async function measure (row, measured) {
     const { ratios, cpu } = await http.measure(row.id, {
       build: resolve(options.build),
       against: options.against && resolve(options.against),
+      separate: options.separate || row.separate === true,
       processes: Number(options.processes),
       pairs: Number(options.pairs),
-      milliseconds: Number(options.slice),
-      warmUp: 1000
+      milliseconds: Number(options.slice)
     })
     return { ...summarize(ratios), cpu }
   }

@@ -43,29 +43,30 @@ module.exports = [
   {
     id: 'async-context',
     child: 'server',
+    separate: true,
     what: 'request with no task, asyncContext on',
-    against: 'the plugin with asyncContext off',
+    against: 'the plugin with asyncContext off, in another process',
     budget: null
   },
   {
     id: 'runner',
     child: 'runner',
-    what: '1,000,000 no-op tasks, 1,000 per collector: running them',
-    against: 'a bare `for … await fn()` loop',
+    what: '1,000,000 no-op tasks, 1,000 per collector: adding and running them',
+    against: 'collecting { fn, args } in arrays and a bare `for … await fn(...args)` loop over them',
     budget: 2.5
   },
   {
-    id: 'runner-add',
+    id: 'runner-alone',
     child: 'runner',
-    what: 'adding and running them',
-    against: 'collecting { fn, args } in arrays, then the bare loop',
+    what: 'the same, adding outside of the measured span',
+    against: 'the same, collecting outside of it',
     budget: null
   },
   {
-    id: 'runner-add-bare',
+    id: 'runner-bare',
     child: 'runner',
-    what: 'adding and running them',
-    against: 'the bare loop, which collects nothing',
+    what: 'the same, adding and running',
+    against: 'a bare `for … await fn()` loop that collects nothing',
     budget: null
   },
   {

@@ -1,12 +1,12 @@
 'use strict'
 
+const { setImmediate: turn } = require('node:timers/promises')
 const { answer } = require('./child')
 const { collectorsOf } = require('./collectors')
-const { setImmediate: turn } = require('node:timers/promises')
 
 /*
- * What the runner takes for a task, with no HTTP around it: slices of 20 collectors with 1,000 no-op tasks each, which
- * take turns with the same number of no-op tasks in bare loops; 50 slices are a million tasks on either side.
+ * What the runner takes for a task, with no HTTP around it: slices of 20 collectors, one after the other, with 1,000
+ * no-op tasks each, which take turns with as many no-op tasks by hand; 50 slices are a million tasks on every side.
  */
 
 const SLICES = 50
@@ -20,63 +20,80 @@ async function noop () {
   ended++
 }
 
-/** CPU time of a span in microseconds, until its last task has ended. */
-async function cpuOf (span) {
+/**
+ * CPU time in microseconds of both steps for all collectors.
+ * @param collect gets one of `subjects`
+ * @param run gets what `collect` has returned, and is over when its last task has ended
+ */
+async function cpuOf (subjects, collect, run) {
+  const cpu = { collect: 0, run: 0 }
   global.gc({ type: 'minor' })
-  ended = 0
-  const begin = process.cpuUsage()
-  span()
-  while (ended < COLLECTORS * TASKS) await turn()
-  const { user, system } = process.cpuUsage(begin)
+  for (const subject of subjects) {
+    ended = 0
+    const begin = process.cpuUsage()
+    const collected = collect(subject)
+    const between = process.cpuUsage()
+    run(collected)
+    while (!isOver()) await turn()
+    cpu.run += sum(process.cpuUsage(between))
+    cpu.collect += sum(between) - sum(begin)
+  }
+  return cpu
+}
+
+function isOver () {
+  return ended >= TASKS
+}
+
+function sum ({ user, system }) {
   return user + system
 }
 
-async function bareLoop () {
-  for (let i = 0; i < COLLECTORS * TASKS; i++) await noop()
+function add (collector) {
+  for (let i = 0; i < TASKS; i++) collector.tasks.add(noop)
+  return collector
+}
+
+function end (collector) {
+  collector.end()
 }
 
 function collectByHand () {
-  const lists = []
-  for (let i = 0; i < COLLECTORS; i++) {
-    const list = []
-    for (let j = 0; j < TASKS; j++) list.push({ fn: noop, args: [] })
-    lists.push(list)
-  }
-  return lists
+  const list = []
+  for (let i = 0; i < TASKS; i++) list.push({ fn: noop, args: [] })
+  return list
 }
 
-async function runByHand (lists) {
-  for (const list of lists) {
-    for (const { fn, args } of list) await fn(...args)
-  }
+async function runByHand (list) {
+  for (const { fn, args } of list) await fn(...args)
 }
 
-function add (collectors) {
-  for (const { tasks } of collectors) {
-    for (let j = 0; j < TASKS; j++) tasks.add(noop)
-  }
-}
+function nothing () {}
 
-function run (collectors) {
-  for (const { end } of collectors) end()
+async function bareLoop () {
+  for (let i = 0; i < TASKS; i++) await noop()
 }
 
 answer({
   async measure ({ build }) {
     const make = await collectorsOf(build)
-    const samples = { runner: [], 'runner-add': [], 'runner-add-bare': [] }
+    const samples = { runner: [], 'runner-alone': [], 'runner-bare': [] }
     for (let i = -WARM_UP; i < SLICES; i++) {
-      const added = await make(COLLECTORS)
-      add(added)
-      const empty = await make(COLLECTORS)
-      const ofRun = await cpuOf(() => run(added))
-      const ofBareLoop = await cpuOf(bareLoop)
-      const ofAddAndRun = await cpuOf(() => { add(empty); run(empty) })
-      const ofByHand = await cpuOf(() => runByHand(collectByHand()))
+      const collectors = await make(COLLECTORS)
+      const sides = {
+        plugin: [add, end],
+        byHand: [collectByHand, runByHand],
+        bare: [nothing, bareLoop]
+      }
+      const cpu = {}
+      // In turn first and last: what a side leaves behind must not always be the same other one's burden.
+      const names = i % 2 === 0 ? ['plugin', 'byHand', 'bare'] : ['bare', 'byHand', 'plugin']
+      for (const name of names) cpu[name] = await cpuOf(collectors, ...sides[name])
       if (i < 0) continue
-      samples.runner.push(ofRun / ofBareLoop)
-      samples['runner-add'].push(ofAddAndRun / ofByHand)
-      samples['runner-add-bare'].push(ofAddAndRun / ofBareLoop)
+      const { plugin, byHand, bare } = cpu
+      samples.runner.push((plugin.collect + plugin.run) / (byHand.collect + byHand.run))
+      samples['runner-alone'].push(plugin.run / byHand.run)
+      samples['runner-bare'].push((plugin.collect + plugin.run) / bare.run)
     }
     return samples
   }

@@ -6,8 +6,8 @@ const { apps } = require('./apps')
 const { answer } = require('./child')
 
 /*
- * The server process: both sides of a row, each on a port of its own. A slice is what happens between `begin` and
- * `end`; its CPU time is that of the whole process, its garbage collector included.
+ * The server process: both sides of a row, each on a port of its own; or one of them. A slice is what happens between
+ * `begin` and `end`; its CPU time is that of the whole process, its garbage collector included.
  */
 
 const sides = {}
@@ -15,21 +15,19 @@ let slice
 
 answer({
   /**
+   * Makes a side of a row and returns its port.
    * @param build where the plugin is
-   * @param against where another build of the plugin is, to be the baseline instead
-   * @param order which side is made and warmed first
+   * @param asPlugin whether to make the application with the plugin
    */
-  async listen ({ row, build, against, order }) {
-    for (const side of order) {
-      const { options, tasks, plugin, baseline } = apps[row]
-      const app = Fastify(options)
-      const counter = { ended: 0 }
-      const setUp = side === 'plugin' || against !== undefined ? plugin : baseline
-      await setUp(app, { backgroundTasks: require(side === 'plugin' || against === undefined ? build : against), counter })
-      await app.listen({ host: '127.0.0.1', port: 0 })
-      sides[side] = { tasks, counter, port: app.server.address().port }
-    }
-    return { plugin: sides.plugin.port, baseline: sides.baseline.port }
+  async listen ({ row, side, build, asPlugin }) {
+    const { options, tasks, plugin, baseline } = apps[row]
+    const app = Fastify(options)
+    const counter = { ended: 0 }
+    const setUp = asPlugin ? plugin : baseline
+    await setUp(app, { backgroundTasks: require(build), counter })
+    await app.listen({ host: '127.0.0.1', port: 0 })
+    sides[side] = { tasks, counter }
+    return app.server.address().port
   },
 
   begin ({ side }) {

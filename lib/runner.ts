@@ -55,12 +55,14 @@ export class Runner {
     if (!this.#pumping && this.#firstReady !== null) this.#pump()
   }
 
-  /** Starts nothing any more. */
+  /** Starts nothing any more, and lets go of the lines that waited. */
   stop (): void {
     this.#concurrency = 0
+    this.#firstReady = this.#lastReady = null
   }
 
   #push (line: Line): void {
+    if (this.#concurrency === 0) return
     line.queued = true
     if (this.#lastReady === null) this.#firstReady = line
     else this.#lastReady.nextReady = line

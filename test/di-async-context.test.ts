@@ -4,7 +4,8 @@ import Fastify, { type FastifyRequest } from 'fastify'
 import { test } from 'tap'
 import backgroundTasks, { defineTask, type AppBackgroundTasks } from '../index'
 import { createDiApp, type Handle } from './support/awilix'
-import { createApp, listen, settled, signal, turns } from './support/server'
+import { rawClient } from './support/client'
+import { createApp, listen, settled, turns } from './support/server'
 
 type Door = AppBackgroundTasks['current']
 
@@ -164,8 +165,10 @@ test('scopes are leased as without it, and a defined task\'s scope gives the sam
   const task = defineTask('task', async (_payload: undefined, ctx) => {
     const scope = ctx.diScope!
     opened.push(scope.resolve<Handle>('handle'))
-    scope.resolve<Door>('backgroundTasks').add(() => { opened[0]!.closed === 0 || t.fail('too early') })
+    const inner = scope.resolve<Door>('backgroundTasks').add(() => {})
+    t.equal(inner.state, 'pending', 'it has joined the run, behind this one')
     await turns(2)
+    t.equal(inner.state, 'pending')
     opened[0]!.use()
   })
   const { app, handles } = await createDiApp(t, { asyncContext: true, tasks: [task] })
@@ -203,20 +206,22 @@ test('without the option, app.backgroundTasks.current is a coded error that name
   })
 })
 
-test('a body that arrives slowly does not confuse requests', async t => {
+test('bodies that arrive bit by bit, by turns, do not confuse requests', async t => {
   const { app } = await createApp(t, { asyncContext: true })
-  const { promise: both, resolve: go } = signal()
-  let inside = 0
   const seen: string[] = []
   app.post<{ Body: { id: string } }>('/', async request => {
-    if (++inside === 2) go()
-    await both
-    app.backgroundTasks.current.add(() => { seen.push(`${request.body.id} ${request.backgroundTasks === mine}`) })
-    const mine = request.backgroundTasks
-    return 'x'
+    const task = app.backgroundTasks.current.add(() => { seen.push(request.body.id) })
+    t.equal(task.state, 'collecting')
+    return request.body.id
   })
-  const { url } = await listen(app)
-  await Promise.all(['a', 'b'].map(id => fetch(url, { method: 'POST', body: JSON.stringify({ id }), headers: { 'content-type': 'application/json' } })))
-  await app.backgroundTasks.idle()
-  t.same(seen.sort(), ['a true', 'b true'])
+  const { port } = await listen(app)
+  const clients = [await rawClient(t, port), await rawClient(t, port)]
+  for (const client of clients) {
+    client.send('POST', '/', { 'content-type': 'application/json', 'content-length': '10', connection: 'close' }, '{"id"')
+  }
+  await turns(20)
+  for (const [index, client] of clients.entries()) client.socket.write(`:"${index}"}`)
+  await Promise.all(clients.map(client => client.until('\r\n\r\n')))
+  await settled(app, { completed: 2 })
+  t.same(seen.sort(), ['0', '1'])
 })

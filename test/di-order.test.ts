@@ -2,11 +2,11 @@ import { fastifyAwilixPlugin } from '@fastify/awilix'
 import { createContainer } from 'awilix'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { execFile } from 'node:child_process'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { test } from 'tap'
-import backgroundTasks, { type BackgroundTasks } from '../index'
+import { test, type Test } from 'tap'
+import backgroundTasks, { type BackgroundTasks, type BackgroundTasksOptions } from '../index'
 import { registerHandle, type Handle } from './support/awilix'
-import { listen } from './support/server'
 
 const awilix = () => ({ container: createContainer() })
 
@@ -21,7 +21,7 @@ test('@fastify/awilix after the plugin fails at ready(), and says what to change
   t.teardown(() => app.close())
   app.register(backgroundTasks)
   app.register(fastifyAwilixPlugin, awilix())
-  await t.rejects(app.ready(), refused)
+  await t.rejects(async () => { await app.ready() }, refused)
 })
 
 test('@fastify/awilix in a context within the plugin\'s, however deep, fails too', async t => {
@@ -31,7 +31,7 @@ test('@fastify/awilix in a context within the plugin\'s, however deep, fails too
   app.register(async child => {
     child.register(async grandchild => { grandchild.register(fastifyAwilixPlugin, awilix()) })
   })
-  await t.rejects(app.ready(), refused)
+  await t.rejects(async () => { await app.ready() }, refused)
 })
 
 test('so it does with `asyncContext`', async t => {
@@ -39,7 +39,7 @@ test('so it does with `asyncContext`', async t => {
   t.teardown(() => app.close())
   app.register(backgroundTasks, { asyncContext: true })
   app.register(fastifyAwilixPlugin, awilix())
-  await t.rejects(app.ready(), refused)
+  await t.rejects(async () => { await app.ready() }, refused)
 })
 
 test('without @fastify/awilix, or with a diScope that is not its own, nothing is asked', async t => {
@@ -71,7 +71,7 @@ test('@fastify/awilix in a sibling context is nobody\'s business', async t => {
   t.same((await app.inject('/di')).json(), { has: false })
 })
 
-async function siblings (t: Parameters<typeof listen>[0] extends never ? never : any, options: object) {
+async function siblings (t: Test, options: BackgroundTasksOptions) {
   const app = Fastify()
   t.teardown(() => app.close())
   const container = createContainer()
@@ -119,6 +119,6 @@ test('without awilix in the application, nothing of it is loaded', async t => {
       const loaded = Object.keys(require.cache).filter(file => /node_modules.(@fastify.)?awilix/.test(file))
       console.log(JSON.stringify({ status: response.statusCode, files: Object.keys(require.cache).length > 50, loaded }))
     })`
-  const { stdout } = await promisify(execFile)(process.execPath, [...process.execArgv, '-e', script], { cwd: `${__dirname}/..` })
+  const { stdout } = await promisify(execFile)(process.execPath, [...process.execArgv, '-e', script], { cwd: join(__dirname, '..') })
   t.same(JSON.parse(stdout), { status: 200, files: true, loaded: [] })
 })

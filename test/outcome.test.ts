@@ -166,3 +166,19 @@ test('a predicate that throws fails its task, visibly, and no other', async t =>
   await settled(app, { completed: 1, failed: 1 })
   t.match(log.find(line => line.level === 50), { err: { message: 'in the predicate' }, task: { name: 'judged' } })
 })
+
+test('an onSend hook that fails for the error page too: the first error is the one that counts', async t => {
+  const { app } = await createApp(t)
+  const seen: Outcome[] = []
+  let errors = 0
+  app.get('/', { onSend: async () => { throw new Error(`onSend ${++errors}`) } }, async request => {
+    request.backgroundTasks.add({ runOn: outcome => { seen.push(outcome); return true } }, () => {})
+    request.backgroundTasks.add(() => t.fail('must not run'))
+    return 'x'
+  })
+  const { url } = await listen(app)
+  t.equal((await fetch(url)).status, 500)
+  await settled(app, { completed: 1, dropped: 1 })
+  t.ok(errors > 1)
+  t.equal(seen[0]!.error?.message, 'onSend 1')
+})

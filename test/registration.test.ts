@@ -84,3 +84,17 @@ test('a request that adds nothing gets no collector, and its reply no listener',
   t.same(listeners, [0, 0, 1])
   await settled(app, { completed: 2 })
 })
+
+test('an error in a hook that runs before ours reaches every other onError hook', async t => {
+  const app = Fastify({ forceCloseConnections: true })
+  t.teardown(() => app.close())
+  const seen: string[] = []
+  app.addHook('onRequest', async () => { throw new Error('early') })
+  await app.register(backgroundTasks)
+  app.addHook('onError', async (_request, _reply, error) => { seen.push(error.message) })
+  app.get('/', async () => 'never')
+  const response = await app.inject('/')
+  t.equal(response.statusCode, 500)
+  t.match(response.json(), { message: 'early' })
+  t.same(seen, ['early'])
+})

@@ -1,20 +1,24 @@
 import type { Outcome, Stats, TaskHandle, TaskState } from '../../index'
 import type { Program, TaskProgram } from './program'
+import { signal } from './server'
 
 /*
  * The model that the property test holds the plugin against: what it has been asked for and what has been seen of it,
  * and from that, what each task may do next and in which state it must end.
  */
 
-/** Node's timers count whole milliseconds of a clock that began at another moment: they may fire so much early. */
+/** Node's timers count whole milliseconds: they may fire so much early. */
 const TIMER = 1.5
 
 const FINAL: readonly TaskState[] = ['completed', 'failed', 'dropped', 'cancelled', 'replaced']
 const STATES: readonly TaskState[] = ['collecting', 'pending', 'running', ...FINAL, 'captured']
 
 export interface AttemptRecord {
+  /** Not after the moment from which a timer that was set at its begin counts. */
   begun: number
   ended: number
+  /** As for its begin. */
+  endedEarliest: number
   result: 'ok' | 'error' | 'unrecoverable' | null
 }
 
@@ -42,7 +46,7 @@ export class TaskRecord {
   readonly program: TaskProgram
   /** `null`: added to the application. */
   readonly request: RequestRecord | null
-  readonly added = performance.now()
+  readonly added: number
   readonly beforeError: boolean
   /** It could start without waiting for the outcome. */
   released: boolean
@@ -62,8 +66,9 @@ export class TaskRecord {
   reported = 0
   settled: TaskState | null = null
 
-  constructor (number: number, program: TaskProgram, request: RequestRecord | null) {
-    this.number = number
+  constructor (model: Model, program: TaskProgram, request: RequestRecord | null) {
+    this.number = model.tasks.length
+    this.added = model.earliest
     this.program = program
     this.request = request
     this.beforeError = request !== null && request.error === null
@@ -118,7 +123,12 @@ export class Model {
   /** Functions that have begun and not ended. */
   executing = 0
   close: 'open' | 'closing' | 'closed' = 'open'
+  #closeBegun = 0
   readonly violations: string[] = []
+  /** Resolves at the first of them. */
+  readonly violated = signal()
+  #previousTurn = performance.now()
+  #lastTurn = performance.now()
   readonly #stats: () => Stats
 
   constructor (program: Program, stats: () => Stats) {
@@ -126,8 +136,23 @@ export class Model {
     this.#stats = stats
   }
 
+  /**
+   * Timers count from when the loop last looked at the clock, which it does once a turn: so long a turn took before they
+   * were set, so much earlier they fire.
+   */
+  get earliest (): number {
+    return this.#previousTurn
+  }
+
+  closing (): void {
+    this.close = 'closing'
+    this.#closeBegun = this.earliest
+  }
+
   expect (condition: boolean, what: string, task?: TaskRecord): void {
-    if (!condition) this.violations.push(task === undefined ? what : `${what}: ${task}`)
+    if (condition) return
+    this.violations.push(task === undefined ? what : `${what}: ${task}`)
+    this.violated.resolve()
   }
 
   byHandle (handle: TaskHandle): TaskRecord | undefined {
@@ -211,7 +236,7 @@ export class Model {
     if (last !== undefined) {
       this.expect(last.result === 'error' || task.mayHaveTimedOut(last), 'tried again without having failed', task)
       if (last.result === 'error' && !task.mayHaveTimedOut(last)) {
-        this.expect(now - last.ended >= backoff(program, attempts.length) - TIMER, `tried again ${now - last.ended} ms later`, task)
+        this.expect(now - last.endedEarliest >= backoff(program, attempts.length) - TIMER, `tried again ${now - last.ended} ms later`, task)
         for (const other of task.goBefore) {
           this.expect(other.isFinal || other.attempts.length !== 0, `tried again before ${other}`, task)
         }
@@ -231,7 +256,7 @@ export class Model {
     }
     this.expect(this.tasks.filter(({ state }) => state === 'running').length <= this.program.concurrency, 'concurrency exceeded', task)
 
-    attempts.push({ begun: now, ended: 0, result: null })
+    attempts.push({ begun: this.earliest, ended: 0, endedEarliest: 0, result: null })
     this.executing++
     this.counts()
   }
@@ -248,6 +273,7 @@ export class Model {
   ends (task: TaskRecord, result: NonNullable<AttemptRecord['result']>): void {
     const last = task.last as AttemptRecord
     last.ended = performance.now()
+    last.endedEarliest = this.earliest
     last.result = result
     this.executing--
     // Under `stop` it keeps the line, and goes first.
@@ -263,6 +289,9 @@ export class Model {
     const ended = task.state === 'running' && task.last!.result !== null
     if (error.code === 'FST_BGT_CLOSE_TIMEOUT' && !ended) {
       this.expect(this.close === 'closing', 'reported as unfinished while open', task)
+      const waited = performance.now() - this.#closeBegun
+      const isDelayed = task.program.delay !== 0 && task.attempts.length === 0
+      this.expect(isDelayed || waited >= this.program.close!.timeout - TIMER, `reported as unfinished after ${waited} ms`, task)
       task.unfinished = task.state
       task.wasRetrying = task.isRetrying
     } else if (task.judged !== 'threw' && this.program.onFailure === 'stop') {
@@ -279,6 +308,8 @@ export class Model {
 
   /** What must hold between two turns of the event loop, too: what executes is what runs, or what has been given up. */
   turn (): void {
+    this.#previousTurn = this.#lastTurn
+    this.#lastTurn = performance.now()
     this.counts()
     const stats = this.#stats()
     this.expect(stats.accepted === this.tasks.length, `${this.tasks.length} tasks are not ${stats.accepted} accepted`)

@@ -36,8 +36,8 @@ export type Step =
 
 export interface TaskProgram {
   kind: 'sync' | 'async' | 'thenable' | 'defined'
-  /** `hang`: ends when the program is over; `listen`: when its signal aborts, or then. */
-  way: 'short' | 'hang' | 'listen'
+  /** `slow`: takes longer than a timer; `hang`: ends when the program is over; `listen`: when its signal aborts, or then. */
+  way: 'short' | 'slow' | 'hang' | 'listen'
   turns: number
   /** So many attempts fail before one succeeds. */
   failures: number
@@ -64,17 +64,17 @@ function mostly<T> (usual: T, ...others: T[]): fc.Arbitrary<T> {
 function task (nested: fc.Arbitrary<Step[]>): fc.Arbitrary<TaskProgram> {
   return fc.record({
     kind: fc.constantFrom('sync', 'async', 'async', 'thenable', 'defined'),
-    way: mostly('short', 'hang', 'listen'),
+    way: fc.constantFrom('short', 'short', 'short', 'short', 'short', 'slow', 'slow', 'hang', 'listen'),
     turns: fc.integer({ min: 0, max: 4 }),
-    failures: mostly(0, 1, 2, 9),
+    failures: fc.constantFrom(0, 0, 0, 1, 1, 2, 9),
     unrecoverable: mostly(false, true),
     runOn: mostly('success', 'failure', 'always', 'predicate: true', 'predicate: false', 'predicate: throws'),
     timeout: mostly(0, 1, 4),
-    attempts: mostly(1, 2, 3),
+    attempts: fc.constantFrom(1, 1, 2, 3),
     backoff: fc.integer({ min: 0, max: 3 }),
     exponential: fc.boolean(),
     delay: mostly(0, 1, 4),
-    key: mostly(null, 'a', 'b'),
+    key: fc.constantFrom(null, null, 'a', 'a', 'b'),
     signal: mostly(false, true),
     nested
   })
@@ -91,14 +91,14 @@ const pause: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ do: fc.constant('wait' as const), ms: fc.integer({ min: 1, max: 3 }) })
 )
 
-function steps (depth: number, maxLength: number): fc.Arbitrary<Step[]> {
-  const nested = depth === 0 ? none : fc.oneof({ arbitrary: none, weight: 4 }, steps(depth - 1, 2))
+function steps (depth: number, maxLength: number, minLength = 0): fc.Arbitrary<Step[]> {
+  const nested = depth === 0 ? none : fc.oneof({ arbitrary: none, weight: 2 }, steps(depth - 1, 2))
   return fc.array(fc.oneof(
     { arbitrary: add(nested), weight: 6 },
     { arbitrary: cancel, weight: 2 },
     { arbitrary: pause, weight: 1 },
     { arbitrary: release, weight: 1 }
-  ), { maxLength })
+  ), { minLength, maxLength })
 }
 
 const request: fc.Arbitrary<RequestProgram> = fc.record({
@@ -108,7 +108,7 @@ const request: fc.Arbitrary<RequestProgram> = fc.record({
     fc.constant('socket' as const),
     fc.record({ leavesAfterTurns: fc.integer({ min: 0, max: 6 }) })
   ),
-  handler: steps(2, 6),
+  handler: steps(2, 6, 2),
   end: mostly('return', 'return 404', 'throw', 'send error'),
   error: steps(0, 2),
   late: fc.record({ afterTurns: fc.integer({ min: 0, max: 20 }), steps: fc.oneof({ arbitrary: none, weight: 2 }, steps(1, 2)) })
@@ -118,7 +118,7 @@ export const programs: fc.Arbitrary<Program> = fc.record({
   onFailure: fc.constantFrom('continue', 'stop'),
   concurrency: fc.constantFrom(Infinity, 1, 2, 3),
   maxPending: mostly(Infinity, 1, 4),
-  requests: fc.array(request, { maxLength: 4 }),
+  requests: fc.array(request, { minLength: 1, maxLength: 4 }),
   app: steps(1, 4),
   close: fc.oneof(
     { arbitrary: fc.constant(null), weight: 2 },

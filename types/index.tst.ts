@@ -1,0 +1,266 @@
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import { expect, test } from 'tstyche'
+import backgroundTasks, {
+  defineTask,
+  errorCodes,
+  fastifyBackgroundTasks,
+  UnrecoverableError,
+  type AppBackgroundTasks,
+  type BackgroundTasks,
+  type BackgroundTasksOptions,
+  type CapturedTask,
+  type Outcome,
+  type Stats,
+  type TaskContext,
+  type TaskDefinition,
+  type TaskHandle,
+  type TaskInfo,
+  type TaskOptions,
+  type TaskState
+} from '../index'
+import * as everything from '../index'
+
+declare const app: FastifyInstance
+declare const request: FastifyRequest
+declare const tasks: BackgroundTasks
+declare const options: TaskOptions
+
+declare function noArguments (): void
+declare function oneArgument (email: string): Promise<void>
+declare function twoArguments (email: string, times: number): void
+declare function optionalArgument (email: string, times?: number): void
+declare function defaultArgument (email: string, times: number | undefined): void
+declare function restArguments (email: string, ...times: number[]): void
+declare function generic<T> (one: T, other: T): void
+declare function withSignal (email: string, signal: AbortSignal): Promise<void>
+declare function signalAlone (signal: AbortSignal): void
+
+test('the plugin has a default and a named form, and what else it exports', () => {
+  expect(backgroundTasks).type.toBeAssignableTo(fastifyBackgroundTasks)
+  expect(everything.default).type.toBe(backgroundTasks)
+  expect(everything.fastifyBackgroundTasks).type.toBe(fastifyBackgroundTasks)
+  expect(everything.defineTask).type.toBe(defineTask)
+  expect(Fastify().register).type.toBeCallableWith(backgroundTasks)
+  expect(Fastify().register).type.toBeCallableWith(fastifyBackgroundTasks)
+  expect(new UnrecoverableError('no use')).type.toBeAssignableTo<Error>()
+  expect(new errorCodes.FST_BGT_CLOSED().code).type.toBe<'FST_BGT_CLOSED'>()
+})
+
+test('requests and applications are decorated', () => {
+  expect(request.backgroundTasks).type.toBe<BackgroundTasks>()
+  expect(app.backgroundTasks).type.toBe<AppBackgroundTasks>()
+  app.get('/', async (request, reply) => {
+    expect(request.backgroundTasks).type.toBe<BackgroundTasks>()
+    expect(reply.request.backgroundTasks).type.toBe<BackgroundTasks>()
+  })
+})
+
+test('register takes the options, and no others', () => {
+  expect(app.register).type.toBeCallableWith(backgroundTasks, {})
+  expect(app.register).type.toBeCallableWith(backgroundTasks, {
+    tasks: [],
+    onFailure: 'stop',
+    onError: () => {},
+    concurrency: 8,
+    maxPending: Infinity,
+    abortGrace: 0,
+    closeTimeout: 1,
+    mode: 'capture',
+    asyncContext: true,
+    disposeScopes: false
+  })
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { onFailure: 'halt' })
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { concurrency: '8' })
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { tasks: [oneArgument] })
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { asyncContext: 1 })
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { concurency: 8 })
+  expect<BackgroundTasksOptions['mode']>().type.toBe<'run' | 'capture' | undefined>()
+})
+
+test('onError gets the error, the task and the request, if there is one', () => {
+  app.register(backgroundTasks, {
+    onError (error, task, request) {
+      expect(error).type.toBe<unknown>()
+      expect(task).type.toBe<TaskHandle>()
+      expect(request).type.toBe<FastifyRequest | null>()
+    }
+  })
+})
+
+test('add takes a function and its arguments', () => {
+  expect(tasks.add).type.toBeCallableWith(noArguments)
+  expect(tasks.add).type.toBeCallableWith(oneArgument, 'ada@example.com')
+  expect(tasks.add).type.toBeCallableWith(twoArguments, 'ada@example.com', 1)
+  expect(tasks.add(oneArgument, 'ada@example.com')).type.toBe<TaskHandle>()
+})
+
+test('optional and rest arguments may be left out', () => {
+  expect(tasks.add).type.toBeCallableWith(optionalArgument, 'ada@example.com')
+  expect(tasks.add).type.toBeCallableWith(optionalArgument, 'ada@example.com', 2)
+  expect(tasks.add).type.toBeCallableWith(defaultArgument, 'ada@example.com', undefined)
+  expect(tasks.add).type.toBeCallableWith(restArguments, 'ada@example.com')
+  expect(tasks.add).type.toBeCallableWith(restArguments, 'ada@example.com', 1, 2, 3)
+})
+
+test('wrong, missing and surplus arguments are refused', () => {
+  expect(tasks.add).type.not.toBeCallableWith(noArguments, 1)
+  expect(tasks.add).type.not.toBeCallableWith(oneArgument)
+  expect(tasks.add).type.not.toBeCallableWith(oneArgument, 1)
+  expect(tasks.add).type.not.toBeCallableWith(oneArgument, 'ada@example.com', 'some notification')
+  expect(tasks.add).type.not.toBeCallableWith(twoArguments, 'ada@example.com')
+  expect(tasks.add).type.not.toBeCallableWith(optionalArgument, 'ada@example.com', 'twice')
+  expect(tasks.add).type.not.toBeCallableWith(restArguments, 'ada@example.com', 1, 'two')
+})
+
+test('generic functions keep their bond between arguments', () => {
+  expect(tasks.add).type.toBeCallableWith(generic, 1, 2)
+  expect(tasks.add).type.toBeCallableWith(generic<string>, 'one', 'other')
+  expect(tasks.add).type.not.toBeCallableWith(generic<string>, 'one', 2)
+  expect(tasks.add).type.not.toBeCallableWith(generic, 1, 'other')
+})
+
+test('a function written in place has its parameters from the arguments', () => {
+  tasks.add((email, times) => {
+    expect(email).type.toBe<string>()
+    expect(times).type.toBe<number>()
+  }, 'ada@example.com', 1)
+  tasks.add({ name: 'in place' }, async email => { expect(email).type.toBe<string>() }, 'ada@example.com')
+})
+
+test('what is no function is refused', () => {
+  expect(tasks.add).type.not.toBeCallableWith()
+  expect(tasks.add).type.not.toBeCallableWith('oneArgument', 'ada@example.com')
+  expect(tasks.add).type.not.toBeCallableWith({ name: 'alone' })
+  expect(tasks.add).type.not.toBeCallableWith(null, oneArgument, 'ada@example.com')
+})
+
+test('options go first', () => {
+  expect(tasks.add).type.toBeCallableWith({}, oneArgument, 'ada@example.com')
+  expect(tasks.add).type.toBeCallableWith({ name: 'mail', timeout: 5, attempts: 3, delay: 1, key: 'mail' }, twoArguments, 'ada@example.com', 1)
+  expect(tasks.add).type.toBeCallableWith({ backoff: 100 }, noArguments)
+  expect(tasks.add).type.toBeCallableWith({ backoff: { type: 'exponential', delay: 1, jitter: 0.5 } }, noArguments)
+  expect(tasks.add).type.toBeCallableWith({ runOn: 'always' }, restArguments, 'ada@example.com')
+  expect(tasks.add({ name: 'mail' }, noArguments)).type.toBe<TaskHandle>()
+  tasks.add({
+    runOn: outcome => {
+      expect(outcome).type.toBe<Outcome>()
+      return outcome.statusCode === 200 && outcome.error === null && !outcome.aborted
+    }
+  }, noArguments)
+})
+
+test('wrong options are refused, and wrong arguments behind right ones', () => {
+  expect(tasks.add).type.not.toBeCallableWith({ nme: 'mail' }, noArguments)
+  expect(tasks.add).type.not.toBeCallableWith({ timeout: '5 s' }, noArguments)
+  expect(tasks.add).type.not.toBeCallableWith({ runOn: 'sometimes' }, noArguments)
+  expect(tasks.add).type.not.toBeCallableWith({ runOn: () => 'yes' }, noArguments)
+  expect(tasks.add).type.not.toBeCallableWith({ backoff: { type: 'linear', delay: 1 } }, noArguments)
+  expect(tasks.add).type.not.toBeCallableWith({ name: 'mail' }, oneArgument, 1)
+  expect(tasks.add).type.not.toBeCallableWith({ name: 'mail' }, oneArgument)
+  expect(tasks.add).type.not.toBeCallableWith(noArguments, { name: 'mail' })
+})
+
+test('`signal: true` appends an AbortSignal', () => {
+  expect(tasks.add).type.toBeCallableWith({ signal: true }, withSignal, 'ada@example.com')
+  expect(tasks.add).type.toBeCallableWith({ signal: true, timeout: 5 }, signalAlone)
+  tasks.add({ signal: true }, (email, signal) => {
+    expect(email).type.toBe<string>()
+    expect(signal).type.toBe<AbortSignal>()
+  }, 'ada@example.com')
+})
+
+test('which is not given by hand, nor without the option', () => {
+  expect(tasks.add).type.not.toBeCallableWith({ signal: true }, withSignal, 'ada@example.com', new AbortController().signal)
+  expect(tasks.add).type.not.toBeCallableWith({ signal: true }, twoArguments, 'ada@example.com')
+  expect(tasks.add).type.not.toBeCallableWith({ signal: false }, withSignal, 'ada@example.com')
+  expect(tasks.add).type.not.toBeCallableWith(withSignal, 'ada@example.com')
+  expect(tasks.add).type.not.toBeCallableWith(options, withSignal, 'ada@example.com')
+})
+
+interface Order { id: number, items: string[] }
+
+const sendReceipt = defineTask('send-receipt', async (order: Order, ctx) => {
+  expect(ctx).type.toBe<TaskContext>()
+  return order.items.length
+}, { attempts: 3 })
+const cleanUp = defineTask('clean-up', (_payload, ctx) => ctx.attempt)
+const greet = defineTask('greet', (name?: string) => `hello ${name ?? ''}`)
+
+test('defineTask infers payload and result', () => {
+  expect(sendReceipt).type.toBe<TaskDefinition<Order, Promise<number>>>()
+  expect(cleanUp).type.toBe<TaskDefinition<undefined, number>>()
+  expect(sendReceipt.name).type.toBe<string>()
+  expect(sendReceipt({ id: 1, items: [] })).type.toBe<Promise<number>>()
+  expect(sendReceipt({ id: 1, items: [] }, { attempt: 2 })).type.toBe<Promise<number>>()
+  expect(sendReceipt).type.not.toBeCallableWith({ id: '1', items: [] })
+  expect(sendReceipt).type.not.toBeCallableWith({ id: 1, items: [] }, { attempt: 'second' })
+})
+
+test('a definition has no options that only an add can have', () => {
+  expect(defineTask).type.toBeCallableWith('task', noArguments, { attempts: 2, backoff: 5, timeout: 5, runOn: 'always', key: 'key', delay: 1 })
+  expect(defineTask).type.not.toBeCallableWith('task', noArguments, { name: 'other' })
+  expect(defineTask).type.not.toBeCallableWith('task', noArguments, { signal: true })
+  expect(defineTask).type.not.toBeCallableWith(1, noArguments)
+  expect(defineTask).type.not.toBeCallableWith('task', 'noArguments')
+})
+
+test('add takes a definition and its payload', () => {
+  expect(tasks.add).type.toBeCallableWith(sendReceipt, { id: 1, items: ['book'] })
+  expect(tasks.add).type.toBeCallableWith({ attempts: 5 }, sendReceipt, { id: 1, items: ['book'] })
+  expect(tasks.add(sendReceipt, { id: 1, items: [] })).type.toBe<TaskHandle>()
+  expect(tasks.add).type.not.toBeCallableWith(sendReceipt)
+  expect(tasks.add).type.not.toBeCallableWith(sendReceipt, { id: '1', items: [] })
+  expect(tasks.add).type.not.toBeCallableWith(sendReceipt, { id: 1, items: [] }, 2)
+  expect(tasks.add).type.not.toBeCallableWith({ attempts: 5 }, sendReceipt)
+  expect(tasks.add).type.not.toBeCallableWith({ attempts: 5 }, sendReceipt, { id: 1 })
+  expect(tasks.add).type.not.toBeCallableWith({ signal: true }, sendReceipt, { id: 1, items: [] })
+})
+
+test('a definition without a payload is added alone, one with an optional one either way', () => {
+  expect(tasks.add).type.toBeCallableWith(cleanUp)
+  expect(tasks.add).type.toBeCallableWith({ delay: 5 }, cleanUp)
+  expect(tasks.add).type.not.toBeCallableWith(cleanUp, 1)
+  expect(tasks.add).type.toBeCallableWith(greet)
+  expect(tasks.add).type.toBeCallableWith(greet, 'Ada')
+  expect(tasks.add).type.not.toBeCallableWith(greet, 1)
+})
+
+test('definitions of any payload go into the option `tasks`', () => {
+  expect(app.register).type.toBeCallableWith(backgroundTasks, { tasks: [sendReceipt, cleanUp, greet] })
+  expect<TaskDefinition<Order, Promise<number>>>().type.toBeAssignableTo<TaskDefinition>()
+})
+
+test('a handle tells and calls off', () => {
+  const handle = tasks.add(noArguments)
+  expect(handle.id).type.toBe<string>()
+  expect(handle.name).type.toBe<string>()
+  expect(handle.state).type.toBe<TaskState>()
+  expect(handle.cancel()).type.toBe<Promise<boolean>>()
+  expect(handle.settled()).type.toBe<Promise<TaskState>>()
+  expect<TaskState>().type.toBe<
+    'collecting' | 'pending' | 'running' | 'completed' | 'failed' | 'dropped' | 'cancelled' | 'replaced' | 'captured'
+  >()
+})
+
+test('the collector releases, the application\'s door tells', () => {
+  expect(tasks.release()).type.toBe<void>()
+  expect(app.backgroundTasks.add).type.toBe(tasks.add)
+  expect(app.backgroundTasks.add).type.toBeCallableWith(oneArgument, 'ada@example.com')
+  expect(app.backgroundTasks.add).type.not.toBeCallableWith(oneArgument, 1)
+  expect(app.backgroundTasks.idle()).type.toBe<Promise<void>>()
+  expect(app.backgroundTasks.stats()).type.toBe<Stats>()
+  expect(app.backgroundTasks.stats().completed).type.toBe<number>()
+  expect(app.backgroundTasks.find('id')).type.toBe<Promise<TaskInfo | null>>()
+  expect(app.backgroundTasks.captured).type.toBe<CapturedTask[]>()
+  expect(app.backgroundTasks.current.add).type.toBe(tasks.add)
+  expect(app.backgroundTasks).type.not.toHaveProperty('release')
+})
+
+test('a context has what a task needs, and no scope where awilix is not in use', () => {
+  expect<TaskContext['id']>().type.toBe<string>()
+  expect<TaskContext['attempt']>().type.toBe<number>()
+  expect<TaskContext['signal']>().type.toBe<AbortSignal>()
+  expect<TaskContext['requestId']>().type.toBe<string | null>()
+  expect<TaskContext['diScope']>().type.toBe<undefined>()
+  expect<TaskContext['progress']>().type.toBe<(value: unknown) => void>()
+})
