@@ -52,6 +52,7 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   }
   fastify.addHook('onError', backgroundTasksOnError)
   fastify.addHook('preClose', backgroundTasksPreClose)
+  fastify.addHook('onClose', backgroundTasksOnClose)
   assertAwilixOrder(fastify, di)
   fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()], backend: options.backend?.name ?? null } }, 'background tasks registered')
 
@@ -112,8 +113,13 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   // handed to its own `onClose` last, which preClose is in time for, runs first.
   function backgroundTasksPreClose (next: () => void): void {
     const avvio = fastify as unknown as { onClose (fn: (instance: unknown, done: () => void) => void): void }
-    avvio.onClose((_instance, done) => { drain(runtime).then(done, done) })
+    avvio.onClose((_instance, done) => { drain(runtime).then(done) })
     next()
+  }
+
+  // The net below that: another plugin's preClose hook that fails keeps ours from being called.
+  function backgroundTasksOnClose (): Promise<void> {
+    return drain(runtime)
   }
 }
 

@@ -221,7 +221,7 @@ async function main () {
       connections: { type: 'string', default: '32' }
     }
   })
-  const { problems, growth, maxGrowth, stats } = await soak(require(process.env.SOAK_DIST || '../dist'), {
+  const { problems, growth, maxGrowth, stats } = await soak(require('../dist'), {
     requests: Number(values.requests),
     rounds: Number(values.rounds),
     connections: Number(values.connections),

@@ -42,15 +42,21 @@ export interface Add {
 export function createTask (line: Line, first: unknown, args: unknown[]): Task {
   if (typeof first === 'function') {
     const definition = definitionOf(first)
-    if (definition === undefined) return new Task(line, first as TaskFunction, args, null)
+    if (definition === undefined) return new Task(line, checkFunction(first), args, null)
     return definedTask(line, first as TaskDefinition, args[0], definition.spec)
   }
   const fn = args.shift()
   if (typeof fn !== 'function') throw new FST_BGT_INVALID_TASK(received(typeof first === 'object' && first !== null ? fn : first))
   const definition = definitionOf(fn)
   const spec = resolveTaskOptions(first, definition?.spec)
-  if (definition === undefined) return new Task(line, fn as TaskFunction, args, spec)
+  if (definition === undefined) return new Task(line, checkFunction(fn), args, spec)
   return definedTask(line, fn as TaskDefinition, args[0], spec)
+}
+
+/** Calling a generator function runs nothing of it: it would complete, and have done nothing. */
+function checkFunction (fn: object): TaskFunction {
+  if (Symbol.toStringTag in fn && /Generator/.test(String(fn[Symbol.toStringTag]))) throw new FST_BGT_INVALID_TASK(received(fn))
+  return fn as TaskFunction
 }
 
 function definedTask (line: Line, task: TaskDefinition, payload: unknown, spec: TaskSpec): Task {

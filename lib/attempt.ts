@@ -1,6 +1,6 @@
 import type { Container } from './di-scope'
 import { FST_BGT_TIMEOUT } from './errors'
-import { isThenable, type Executor } from './executor'
+import { asPromise, isThenable, type Executor } from './executor'
 import type { Line } from './line'
 import { parsePayload } from './payload'
 import { disposeScope } from './scope-lease'
@@ -16,6 +16,7 @@ export class Attempt {
   readonly #spec: TaskSpec
   #controller: AbortController | null = null
   #diScope: Container | undefined
+  #ended = false
   #timer: NodeJS.Timeout | undefined
   /** Why the attempt was given up; the function may still run then. */
   #reason: unknown = null
@@ -42,7 +43,7 @@ export class Attempt {
     try {
       result = this.#call()
       if (isThenable(result)) {
-        Promise.resolve(result).then(value => this.#end(true, value), error => this.#end(false, error))
+        asPromise(result).then(value => this.#end(true, value), error => this.#end(false, error))
         return
       }
     } catch (error) {
@@ -64,6 +65,7 @@ export class Attempt {
 
   #end (fulfilled: boolean, value: unknown): void {
     this.#detach()
+    this.#ended = true
     if (this.#diScope !== undefined) disposeScope(this.#diScope, this.line)
     if (this.#reason !== null) this.line.runtime.ledger.ended(this.line)
     else if (fulfilled) this.#executor.completed(this.task, this.line, value)
@@ -82,7 +84,8 @@ export class Attempt {
 
   /** A DI scope of the attempt's own. */
   get diScope (): Container | undefined {
-    this.#diScope ??= this.line.runtime.di?.createScope(this.line)
+    // Nobody would dispose one that is made when the handler has ended.
+    if (!this.#ended) this.#diScope ??= this.line.runtime.di?.createScope(this.line)
     return this.#diScope
   }
 

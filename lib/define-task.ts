@@ -49,6 +49,8 @@ export function defineTask<Payload = undefined, Result = unknown> (
   handler: TaskHandler<Payload, Result>,
   options: DefinitionOptions = {}
 ): TaskDefinition<Payload, Result> {
+  if (typeof name !== 'string') throw new FST_BGT_INVALID_TASK_OPTION('name', 'a non-empty string', received(name))
+  if (typeof options !== 'object' || options === null) throw new FST_BGT_INVALID_TASK_OPTION('options', 'an object', received(options))
   if (typeof handler !== 'function') throw new FST_BGT_INVALID_TASK(received(handler))
   const { local = false, ...taskOptions } = options
   if (typeof local !== 'boolean') throw new FST_BGT_INVALID_TASK_OPTION('local', 'a boolean', received(local))

@@ -65,7 +65,7 @@ export class DiBridge {
   readonly #runtime: Runtime
   readonly #root: Container
   readonly #door: Add | null
-  /** Requests that were answered in this turn of the event loop and had no collector then. */
+  /** Requests that were answered just now and had no collector then. */
   #answered: FastifyRequest[] = []
 
   constructor (runtime: Runtime, root: Container, door: Add | null) {
@@ -95,8 +95,8 @@ export class DiBridge {
   answered (request: FastifyRequest, reply: FastifyReply): void {
     // A cancelled HTTP/2 stream comes here too, with its handler still at work.
     if (!reply.raw.writableEnded || (request as unknown as Slots)[kTasks] instanceof RequestTasks) return
-    // The hooks after ours may still ask for the collector.
-    if (this.#answered.push(request) === 1) setImmediate(this.#part)
+    // The hooks after ours may still ask for the collector. An immediate would let the event loop poll once more.
+    if (this.#answered.push(request) === 1) process.nextTick(this.#part)
   }
 
   readonly #part = () => {

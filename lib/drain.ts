@@ -10,9 +10,15 @@ const LAST_WAIT = 500
 
 /**
  * Waits, on `app.close()`, until every accepted task has ended and every request that has tasks is over, for at most
- * `closeTimeout`. What is left then is told to stop, reported one by one, and given up. Does not reject.
+ * `closeTimeout`. What is left then is told to stop, reported one by one, and given up. Does not reject. Once for all
+ * callers.
  */
-export async function drain (runtime: Runtime): Promise<void> {
+export function drain (runtime: Runtime): Promise<void> {
+  runtime.drained ??= drainOnce(runtime)
+  return runtime.drained
+}
+
+async function drainOnce (runtime: Runtime): Promise<void> {
   const { ledger, options: { closeTimeout }, store } = runtime
   await store?.pause()
   await drained(runtime, closeTimeout)
@@ -45,14 +51,20 @@ function drained (runtime: Runtime, ms: number): Promise<void> {
     }
     // Not unref'd: Node would leave in the middle of closing.
     const timer = setTimeout(end, ms)
-    const check = () => { if (isDrained(runtime, deadline)) end() }
+    // What waited for the last task to settle has one turn to add another, which is then waited for, too.
+    const check = () => { if (isDrained(runtime, deadline)) setImmediate(endIfDrained) }
+    const endIfDrained = () => {
+      if (runtime.ledger.closed || !isDrained(runtime, deadline)) return
+      runtime.ledger.closed = true
+      end()
+    }
     const unwatch = runtime.ledger.watch(check)
     check()
   })
 }
 
 function isDrained (runtime: Runtime, deadline: number): boolean {
-  if (runtime.ledger.active !== 0) return false
+  if (runtime.ledger.busy !== 0) return false
   for (const line of runtime.ledger.openLines()) {
     // A handler at work may still add.
     if (line instanceof RequestTasks && line.outcome === null) return false

@@ -36,11 +36,9 @@ export class Executor {
     try {
       result = task.run(task.fn, task.args as unknown[])
       if (isThenable(result)) {
-        // A promise of another make may call back at once, twice, or throw: one of our own may not.
-        const promise = result instanceof Promise ? result : Promise.resolve(result)
         line.onFulfilled ??= value => this.#ended(line, true, value)
         line.onRejected ??= error => this.#ended(line, false, error)
-        promise.then(line.onFulfilled, line.onRejected)
+        asPromise(result).then(line.onFulfilled, line.onRejected)
         return
       }
     } catch (error) {
@@ -136,6 +134,13 @@ export class Executor {
     })
     runner.done(line)
   }
+}
+
+const { then } = Promise.prototype
+
+/** A promise that calls back once, and later. One of another make, or with a `then` of its own, may do as it likes. */
+export function asPromise (value: PromiseLike<unknown>): Promise<unknown> {
+  return value.then === then && value.constructor === Promise ? value as Promise<unknown> : new Promise(resolve => { resolve(value) })
 }
 
 export function isThenable (value: unknown): value is PromiseLike<unknown> {

@@ -28,6 +28,8 @@ export class Ledger {
   abandoned = 0
   /** Tasks whose first attempt lies in the future. */
   delayed = 0
+  /** Tasks that wait for a timer: for their first attempt or for another one. */
+  waiting = 0
   /** DI scopes that are being disposed. */
   disposing = 0
   closed = false
@@ -103,6 +105,11 @@ export class Ledger {
   /** Tasks that run, or would if it were their turn, and DI scopes that are being disposed after them. */
   get active (): number {
     return this.count(PENDING) + this.count(RUNNING) - this.delayed + this.disposing
+  }
+
+  /** As {@link active}, without the tasks whose next attempt lies in the future. */
+  get busy (): number {
+    return this.active + this.delayed - this.waiting
   }
 
   stats (): Stats {

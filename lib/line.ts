@@ -118,6 +118,7 @@ export class Line {
   wait (task: Task, ms: number, then: () => void): void {
     this.#waiting ??= new Set()
     this.#waiting.add(task)
+    this.runtime.ledger.waiting++
     if (task.attempts === 0) this.runtime.ledger.delayed++
     task.extra.due = Date.now() + ms
     task.extra.timer = setTimeout(() => {
@@ -130,6 +131,7 @@ export class Line {
     if (this.#waiting === null || !this.#waiting.delete(task)) return
     clearTimeout(task.extra.timer as NodeJS.Timeout)
     task.extra.timer = null
+    this.runtime.ledger.waiting--
     if (task.attempts === 0) this.runtime.ledger.delayed--
   }
 

@@ -1,3 +1,7 @@
+import { FST_BGT_INVALID_TASK_OPTION } from './errors'
+import { isThenable } from './executor'
+import { received } from './received'
+
 /** How a request ended, as a `runOn` predicate sees it. */
 export interface Outcome {
   /** The status of the reply; the one it would have had where the client left before it was sent. */
@@ -20,6 +24,12 @@ export function runsOn (runOn: RunOn, outcome: Outcome, beforeError: boolean): b
     case 'success': return !beforeError
     case 'failure': return outcome.error !== null
     case 'always': return true
-    default: return Boolean(runOn(outcome))
+    default: {
+      const runs: unknown = runOn(outcome)
+      if (!isThenable(runs)) return Boolean(runs)
+      // A promise is always true; what it rejects with must not end the process.
+      runs.then(undefined, () => {})
+      throw new FST_BGT_INVALID_TASK_OPTION('runOn', 'a predicate that is not async', received(runs))
+    }
   }
 }

@@ -7,8 +7,14 @@ import { received } from './received'
  */
 export function serializePayload (task: string, payload: unknown): string | undefined {
   if (payload === undefined) return undefined
-  check(task, payload, 'payload', [])
-  return JSON.stringify(payload)
+  try {
+    check(task, payload, 'payload', [])
+    return JSON.stringify(payload)
+  } catch (error) {
+    if (error instanceof FST_BGT_INVALID_PAYLOAD) throw error
+    // Nested too deeply, or a proxy that does as it likes.
+    throw new FST_BGT_INVALID_PAYLOAD(task, 'payload', `what cannot be read (${(error as Error).message})`)
+  }
 }
 
 export function parsePayload (text: string | undefined): unknown {
@@ -21,7 +27,7 @@ function check (task: string, value: unknown, path: string, parents: object[]): 
     case 'boolean':
       return
     case 'number':
-      if (Number.isFinite(value)) return
+      if (Number.isFinite(value) && !Object.is(value, -0)) return
       break
     case 'object':
       if (value === null) return
@@ -36,7 +42,11 @@ function checkMembers (task: string, value: object, path: string, parents: objec
     // Not `forEach`: it passes over the holes, which JSON turns into null.
     for (let index = 0; index < value.length; index++) check(task, value[index], `${path}[${index}]`, parents)
   } else {
-    for (const [key, member] of Object.entries(value)) check(task, member, memberPath(path, key), parents)
+    for (const [key, property] of Object.entries(Object.getOwnPropertyDescriptors(value))) {
+      // JSON does not see the one and asks the other, who may answer otherwise next time.
+      if (!property.enumerable || property.get !== undefined) throw new FST_BGT_INVALID_PAYLOAD(task, memberPath(path, key), 'a hidden or computed property')
+      check(task, property.value, memberPath(path, key), parents)
+    }
   }
   parents.pop()
 }
@@ -45,11 +55,16 @@ function memberPath (path: string, key: string): string {
   return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`
 }
 
-/** An array, or an object whose prototype is none or an `Object.prototype`, of whichever realm, and that JSON reads member by member. */
+/** An array, or an object, whose prototype is that of its realm, or none, and that JSON reads member by member. */
 function isPlain (value: object): boolean {
   if (typeof (value as { toJSON?: unknown }).toJSON === 'function') return false
   if (Object.getOwnPropertySymbols(value).length !== 0) return false
-  if (Array.isArray(value)) return Object.keys(value).length <= value.length
   const prototype = Object.getPrototypeOf(value)
-  return prototype === null || Object.getPrototypeOf(prototype) === null
+  if (Array.isArray(value)) return Object.keys(value).length <= value.length && isRoot(Object.getPrototypeOf(prototype))
+  return prototype === null || isRoot(prototype)
+}
+
+/** Whether it is the `Object.prototype` of some realm. */
+function isRoot (prototype: object | null): boolean {
+  return prototype !== null && Object.getPrototypeOf(prototype) === null && Object.hasOwn(prototype, 'hasOwnProperty')
 }

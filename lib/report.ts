@@ -26,18 +26,12 @@ export class Report {
   }
 
   failed (task: Task, line: Line, error: unknown): void {
-    if (this.#silent) {
-      process.emitWarning(`The background task '${task.name}' failed`, {
-        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_TASK_FAILED', detail: text(error)
-      })
-    } else {
-      this.#log(line, 'error', { err: error, task: describe(task) }, 'background task failed')
-    }
+    this.#error(line, 'FST_BGT_TASK_FAILED', 'background task failed', error, task)
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
 
   #callOnError (error: unknown, task: Task, line: Line): void {
-    const rejected = (err: unknown) => this.#log(line, 'error', { err, task: describe(task) }, 'onError of background tasks failed')
+    const rejected = (err: unknown) => this.#error(line, 'FST_BGT_ON_ERROR_FAILED', 'onError of background tasks failed', err, task)
     try {
       // An async function is an onError too; what it rejects with must not end the process.
       Promise.resolve(this.#onError!(error, task, line.request)).catch(rejected)
@@ -47,46 +41,44 @@ export class Report {
   }
 
   disposalFailed (line: Line, error: unknown): void {
-    const message = 'disposing a DI scope after its background tasks failed'
-    if (this.#silent) {
-      process.emitWarning(message, {
-        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_DISPOSAL_FAILED', detail: text(error)
-      })
-    } else {
-      this.#log(line, 'error', { err: error }, message)
-    }
+    this.#error(line, 'FST_BGT_DISPOSAL_FAILED', 'disposing a DI scope after its background tasks failed', error)
   }
 
   /** At close: the task will not end, or will not begin, in this process. */
   unfinished (task: Task, line: Line, error: Error): void {
-    if (this.#silent) {
-      process.emitWarning(`The background task '${task.name}' (${task.state}) did not end before the application closed`, {
-        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_CLOSE_TIMEOUT'
-      })
-    } else {
-      this.#log(line, 'error', { task: { ...describe(task), state: task.state } }, 'background task did not end before the application closed')
-    }
+    const message = 'background task did not end before the application closed'
+    if (this.#silent) warn('FST_BGT_CLOSE_TIMEOUT', `${message}: '${task.name}' (${task.state})`, text(error))
+    else this.#log(line, 'error', message, () => ({ task: { ...describe(task), state: task.state } }))
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
 
   retry (task: Task, line: Line, error: unknown): void {
-    this.#log(line, 'debug', { err: error, task: describe(task) }, 'background task will be tried again')
+    this.#log(line, 'debug', 'background task will be tried again', () => ({ err: error, task: describe(task) }))
   }
 
   dropped (task: Task, line: Line, why: string): void {
-    this.#log(line, 'debug', { task: describe(task), why }, 'background task dropped')
+    this.#log(line, 'debug', 'background task dropped', () => ({ task: describe(task), why }))
+  }
+
+  #error (line: Line, code: string, message: string, error: unknown, task?: Task): void {
+    if (this.#silent) warn(code, task === undefined ? message : `${message}: '${task.name}'`, text(error))
+    else this.#log(line, 'error', message, () => ({ err: error, ...(task !== undefined && { task: describe(task) }) }))
   }
 
   /** A logger may fail, on an error that is frozen or whose getters throw; that must not reach the runner. */
-  #log (line: Line, level: 'error' | 'debug', fields: object, message: string): void {
+  #log (line: Line, level: 'error' | 'debug', message: string, fields: () => object): void {
     try {
-      line.log[level](fields, message)
+      const log = line.log as FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }
+      if (level === 'debug' && log.isLevelEnabled?.('debug') === false) return
+      log[level](fields(), message)
     } catch (error) {
-      process.emitWarning(`${message}; logging it failed`, {
-        type: 'FastifyBackgroundTasksWarning', code: 'FST_BGT_LOG_FAILED', detail: text(error)
-      })
+      warn('FST_BGT_LOG_FAILED', `${message}; logging it failed`, text(error))
     }
   }
+}
+
+function warn (code: string, message: string, detail: string): void {
+  process.emitWarning(message, { type: 'FastifyBackgroundTasksWarning', code, detail })
 }
 
 export interface TaskDescription {
@@ -97,12 +89,16 @@ export interface TaskDescription {
 
 /** A task as log lines show it. */
 export function describe (task: Task): TaskDescription {
-  return { id: task.id, name: task.name, attempt: task.attempts }
+  return { id: task.ownId, name: task.name, attempt: task.attempts }
 }
 
-/** An error as a warning shows it. */
+/** An error as a warning shows it. Reading it may fail: anything can be thrown. */
 function text (error: unknown): string {
-  return error instanceof Error && error.stack !== undefined ? error.stack : received(error)
+  try {
+    return error instanceof Error && error.stack !== undefined ? String(error.stack) : received(error)
+  } catch {
+    return 'an error that cannot be shown'
+  }
 }
 
 /** Fastify without the option `logger` has a logger whose every method is one and the same empty function. */

@@ -156,9 +156,10 @@ export class RequestTasks extends Line implements BackgroundTasks {
   }
 
   /** Notes what reached `onError`, and with it that the tasks collected so far were added before it. */
-  fail (error: Error): void {
+  fail (error: Error | null | undefined): void {
     if (this.error !== null) return
-    this.error = error
+    // Anything can be thrown, but the outcome knows no other sign of a failure.
+    this.error = error ?? new Error(`${error} was thrown`)
     this.#lastBeforeError = this.#lastCollected
     this.durable?.fail()
     // An error answers the request: a handler that has not begun never will.

@@ -22,6 +22,8 @@ export class Runtime {
   readonly captured: CapturedTask[] = []
   /** Where defined tasks are kept; `null` without a backend. */
   readonly store: Store | null
+  /** The application's close, once it has begun to wait for the tasks. */
+  drained: Promise<void> | null = null
   /** Once the application's close has run out of time: what signals abort with from then on. */
   closeReason: Error | null = null
   /** Set where `@fastify/awilix` is registered. */

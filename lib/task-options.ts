@@ -115,6 +115,13 @@ const CHECKS: { readonly [name in keyof TaskOptions]-?: Check } = {
   signal: ['a boolean', value => typeof value === 'boolean']
 }
 
+/** Not an array, a promise or an instance, which somebody has passed in place of a function. */
+function isPlainObject (value: unknown): value is object {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype = Object.getPrototypeOf(value)
+  return prototype === null || (Object.getPrototypeOf(prototype) === null && Object.hasOwn(prototype, 'hasOwnProperty'))
+}
+
 function isBackoff (value: unknown): value is BackoffOptions {
   if (typeof value !== 'object' || value === null) return false
   const { type, delay, jitter = 0, ...others } = value as BackoffOptions
@@ -127,7 +134,7 @@ function isBackoff (value: unknown): value is BackoffOptions {
  * @throws FST_BGT_INVALID_TASK when they are no object; FST_BGT_INVALID_TASK_OPTION
  */
 export function resolveTaskOptions (options: unknown, defaults: TaskSpec = DEFAULTS): TaskSpec {
-  if (typeof options !== 'object' || options === null) throw new FST_BGT_INVALID_TASK(received(options))
+  if (!isPlainObject(options)) throw new FST_BGT_INVALID_TASK(received(options))
   const spec: { -readonly [name in keyof TaskSpec]: TaskSpec[name] } = { ...defaults }
   for (const [name, value] of Object.entries(options)) {
     const check = Object.hasOwn(CHECKS, name) ? CHECKS[name as keyof TaskOptions] : undefined
@@ -145,6 +152,7 @@ function resolveBackoff (value: number | BackoffOptions): Required<BackoffOption
 
 /** How long to wait, in milliseconds, after `attempts` failed ones: BullMQ's formula, held below what a timer takes. */
 export function backoffDelay ({ type, delay, jitter }: Required<BackoffOptions>, attempts: number): number {
-  const wait = type === 'exponential' ? delay * 2 ** (attempts - 1) : delay
+  // Not 0 × Infinity, after a thousand attempts.
+  const wait = type === 'exponential' && delay !== 0 ? delay * 2 ** (attempts - 1) : delay
   return Math.min(Math.round(wait * (1 - jitter * Math.random())), MAX_TIMER)
 }

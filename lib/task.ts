@@ -87,6 +87,14 @@ interface TaskExtra {
   error: unknown
 }
 
+/** A class may have any static member `name`, or a getter that throws. */
+function nameOf (fn: { name: unknown }): string {
+  try {
+    if (typeof fn.name === 'string' && fn.name !== '') return fn.name
+  } catch {}
+  return 'anonymous'
+}
+
 /** One accepted task. It is its own handle. */
 export class Task implements TaskHandle {
   /** The next task of its line. */
@@ -110,16 +118,20 @@ export class Task implements TaskHandle {
   }
 
   get id (): string {
+    const id = this.ownId
+    this.line?.runtime.index.add(id, this)
+    return id
+  }
+
+  /** As `id`, but nobody will ask `find` for it: log lines have it too, and must not keep what a task has thrown. */
+  get ownId (): string {
     const extra = this.extra
-    if (extra.id === null) {
-      extra.id = randomUUID()
-      this.line?.runtime.index.add(extra.id, this)
-    }
+    extra.id ??= randomUUID()
     return extra.id
   }
 
   get name (): string {
-    return this.spec?.name ?? (this.fn.name || 'anonymous')
+    return this.spec?.name ?? nameOf(this.fn)
   }
 
   get isSettled (): boolean {

@@ -112,7 +112,8 @@ function awaitHandler (tasks: RequestTasks): void {
     clearTimeout(grace)
     start(tasks)
   }
-  const grace = setTimeout(settled, tasks.runtime.options.abortGrace)
+  // It must not keep a process that has closed its application; the drain has a timer of its own.
+  const grace = setTimeout(settled, tasks.runtime.options.abortGrace).unref()
   tasks.onHandled = result => {
     // One turn later Fastify has seen the handler's error too, and has called the onError hooks. A handler that returns
     // nothing may still answer through `reply`, or never: there is no telling, and nobody left to answer.
@@ -120,8 +121,22 @@ function awaitHandler (tasks: RequestTasks): void {
     if (isThenable(result)) result.then(soon, soon)
     else soon()
   }
-  if (slot[kHandled] === null) slot[kHandled] = tasks
-  else tasks.onHandled(slot[kHandled])
+  if (slot[kHandled] === null) {
+    slot[kHandled] = tasks
+    watchAnswer(tasks)
+  } else {
+    tasks.onHandled(slot[kHandled])
+  }
+}
+
+/** A hook that answers, to a client that has left, keeps the handler from beginning: only the end of the reply tells. */
+function watchAnswer (tasks: RequestTasks): void {
+  const { raw } = tasks.reply
+  const { end } = raw
+  raw.end = function (this: unknown, ...args: unknown[]) {
+    tasks.onHandled?.(undefined)
+    return Reflect.apply(end, this, args)
+  } as typeof end
 }
 
 function start (tasks: RequestTasks): void {

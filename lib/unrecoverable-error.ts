@@ -10,5 +10,10 @@ export class UnrecoverableError extends Error {
 }
 
 export function isUnrecoverable (error: unknown): boolean {
-  return (error as Error | null | undefined)?.name === 'UnrecoverableError'
+  try {
+    return (error as Error | null | undefined)?.name === 'UnrecoverableError'
+  } catch {
+    // Whatever it is, it cannot say so.
+    return false
+  }
 }

@@ -90,3 +90,7 @@ test('the attempts keep to the backoff', async t => {
   t.ok(times[1]! - times[0]! >= 19)
   t.ok(times[2]! - times[1]! >= 39)
 })
+
+test('an exponential backoff of nothing stays nothing', async t => {
+  t.equal(backoffDelay({ type: 'exponential', delay: 0, jitter: 0 }, 1_100), 0)
+})

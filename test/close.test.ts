@@ -152,7 +152,7 @@ test('on an application without a logger the unfinished reach stderr, as process
   app.backgroundTasks.add({ name: 'later', delay: 60_000 }, () => {})
   await app.close()
   await turns()
-  t.match(warnings, [{ code: 'FST_BGT_CLOSE_TIMEOUT', message: "The background task 'later' (pending) did not end before the application closed" }])
+  t.match(warnings, [{ code: 'FST_BGT_CLOSE_TIMEOUT', message: "background task did not end before the application closed: 'later' (pending)" }])
 })
 
 test('a task delayed beyond closeTimeout is reported at once: nobody waits for what cannot end', async t => {
@@ -395,4 +395,50 @@ test('clients that keep their connections alive do not keep the tasks from their
   await client.until('\r\n\r\nx')
   await app.close()
   t.match(app.backgroundTasks.stats(), { accepted: 1, completed: 1 })
+})
+
+test("another plugin's preClose hook that fails does not keep the tasks from being waited for", async t => {
+  for (const when of ['before', 'after']) {
+    const app = Fastify()
+    const fails = async () => { throw new Error('of another plugin') }
+    if (when === 'before') app.addHook('preClose', fails)
+    await app.register(backgroundTasks)
+    if (when === 'after') app.addHook('preClose', fails)
+    await app.ready()
+    let ended = false
+    app.backgroundTasks.add(async () => {
+      await new Promise(resolve => { setTimeout(resolve, 20) })
+      ended = true
+    })
+    await t.rejects(app.close(), { message: 'of another plugin' })
+    t.equal(ended, true, when)
+    t.throws(() => app.backgroundTasks.add(() => {}), { code: 'FST_BGT_CLOSED' })
+  }
+})
+
+test('a next attempt that lies beyond closeTimeout is not waited for', async t => {
+  const { app, log } = await createApp(t, { closeTimeout: 60_000 })
+  await app.ready()
+  app.backgroundTasks.add({ name: 'retrying', attempts: 2, backoff: 120_000 }, () => { throw new Error('boom') })
+  await settled(app, { pending: 1, retried: 1 })
+  await app.close()
+  t.match(log.filter(line => line.level === 50), [{ msg: /did not end before/, task: { name: 'retrying', state: 'pending' } }])
+})
+
+test('what is added because the last task has settled is still waited for', async t => {
+  const { app, log } = await createApp(t, { closeTimeout: 60_000 })
+  const [running, go] = [signal(), signal()]
+  const first = app.backgroundTasks.add(async () => {
+    running.resolve()
+    await go.promise
+  })
+  const second = first.settled().then(() => app.backgroundTasks.add(() => turns()))
+  const third = second.then(handle => handle.settled()).then(() => app.backgroundTasks.add(() => turns()))
+  await running.promise
+  const closed = app.close()
+  await turns(20)
+  go.resolve()
+  await closed
+  t.same([first, await second, await third].map(({ state }) => state), ['completed', 'completed', 'completed'])
+  t.same(unfinished(log), [])
 })

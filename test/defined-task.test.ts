@@ -135,6 +135,10 @@ test('a definition that the application does not know is refused at add', async 
 
 test('defineTask refuses what makes no task', async t => {
   t.throws(() => defineTask('', () => {}), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'name'/ })
+  t.throws(() => defineTask(undefined as never, () => {}), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'name'/ })
+  for (const options of [null, 5]) {
+    t.throws(() => defineTask('task', () => {}, options as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'options' must be an object/ })
+  }
   t.throws(() => defineTask(1 as never, () => {}), { code: 'FST_BGT_INVALID_TASK_OPTION' })
   t.throws(() => defineTask('task', 'handler' as never), { code: 'FST_BGT_INVALID_TASK', message: /received 'handler'/ })
   t.throws(() => defineTask('task', () => {}, { attempts: 0 }), { code: 'FST_BGT_INVALID_TASK_OPTION' })

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { defineTask, type BackgroundTasks } from '../index'
+import { defineTask, type BackgroundTasks, type TaskContext } from '../index'
 import { createDiApp, type Handle } from './support/awilix'
 import { createApp, listen, settled, signal, turns } from './support/server'
 
@@ -110,4 +110,21 @@ test('without @fastify/awilix there is no scope', async t => {
   app.backgroundTasks.add(task)
   await app.backgroundTasks.idle()
   t.same(scopes, [undefined])
+})
+
+test('a scope that is asked for when the handler has ended is not made', async t => {
+  let late: unknown = 'unset'
+  const asked = signal()
+  const task = defineTask('task', async (_payload: undefined, ctx: TaskContext) => {
+    setImmediate(() => {
+      late = ctx.diScope
+      asked.resolve()
+    })
+  })
+  const { app, handles } = await createDiApp(t, { tasks: [task] })
+  await app.ready()
+  app.backgroundTasks.add(task)
+  await asked.promise
+  t.equal(late, undefined)
+  t.equal(handles.length, 0)
 })

@@ -73,8 +73,8 @@ test('without a logger a failure is a process warning, with the stack', async t 
   await fetch(url)
   await settled(app, { failed: 2 })
   t.match(warnings, [
-    { code: 'FST_BGT_TASK_FAILED', message: "The background task 'sendMail' failed", detail: /Error: no route to host\n.*sendMail/ },
-    { code: 'FST_BGT_TASK_FAILED', message: "The background task 'odd' failed", detail: 'null' }
+    { code: 'FST_BGT_TASK_FAILED', message: "background task failed: 'sendMail'", detail: /Error: no route to host\n.*sendMail/ },
+    { code: 'FST_BGT_TASK_FAILED', message: "background task failed: 'odd'", detail: 'null' }
   ])
 })
 

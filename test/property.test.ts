@@ -123,8 +123,7 @@ class Run {
   /** Every task has settled, and so have the functions that were given up. */
   async #ended (): Promise<void> {
     const { tasks } = this.#model
-    while (tasks.some(({ settled }) => settled === null)) await Promise.all(tasks.map(({ handle }) => handle!.settled()))
-    while (this.#model.executing !== 0) await turns(1)
+    while (tasks.some(({ settled }) => settled === null) || this.#model.executing !== 0) await turns(1)
     await turns()
   }
 

@@ -317,3 +317,24 @@ test('add when the client has left already, from a hijacked reply', async t => {
   client.leave()
   await settled(app, { completed: 1 })
 })
+
+test('client gone, then a hook answers in place of the handler', async t => {
+  const { app } = await createApp(t)
+  const begun = signal()
+  app.get('/', {
+    preHandler: async (request, reply) => {
+      request.backgroundTasks.add(() => {})
+      const left = once(reply.raw, 'close')
+      begun.resolve()
+      await left
+      await turns()
+      return reply.code(401).send('no')
+    }
+  }, async () => 'never')
+  const { port } = await listen(app)
+  const client = await rawClient(t, port)
+  client.send('GET', '/')
+  await begun.promise
+  client.leave()
+  await settled(app, { completed: 1 })
+})

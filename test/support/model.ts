@@ -290,8 +290,8 @@ export class Model {
     if (error.code === 'FST_BGT_CLOSE_TIMEOUT' && !ended) {
       this.expect(this.close === 'closing', 'reported as unfinished while open', task)
       const waited = performance.now() - this.#closeBegun
-      const isDelayed = task.program.delay !== 0 && task.attempts.length === 0
-      this.expect(isDelayed || waited >= this.program.close!.timeout - TIMER, `reported as unfinished after ${waited} ms`, task)
+      const waits = task.program.delay !== 0 || task.attempts.length !== 0
+      this.expect(waits || waited >= this.program.close!.timeout - TIMER, `reported as unfinished after ${waited} ms`, task)
       task.unfinished = task.state
       task.wasRetrying = task.isRetrying
     } else if (task.judged !== 'threw' && this.program.onFailure === 'stop') {
