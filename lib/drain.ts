@@ -44,7 +44,9 @@ async function drainOnce (runtime: Runtime): Promise<void> {
 function drained (runtime: Runtime, ms: number): Promise<void> {
   const deadline = Date.now() + ms
   return new Promise(resolve => {
+    let ended = false
     const end = () => {
+      ended = true
       clearTimeout(timer)
       unwatch()
       resolve()
@@ -54,7 +56,7 @@ function drained (runtime: Runtime, ms: number): Promise<void> {
     // What waited for the last task to settle has one turn to add another, which is then waited for, too.
     const check = () => { if (isDrained(runtime, deadline)) setImmediate(endIfDrained) }
     const endIfDrained = () => {
-      if (runtime.ledger.closed || !isDrained(runtime, deadline)) return
+      if (ended || !isDrained(runtime, deadline)) return
       runtime.ledger.closed = true
       end()
     }

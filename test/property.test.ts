@@ -46,7 +46,7 @@ class Run {
   readonly #garbage: WeakRef<object>[] = []
   /** Open once the program is over: tasks that hang may end. */
   readonly #gate = signal()
-  #isReady = false
+  #isOver = false
   readonly #lates: Array<Promise<void>> = []
   /** The task that is being added: it may be judged before `add` has returned its handle. */
   #adding: TaskRecord | null = null
@@ -63,7 +63,6 @@ class Run {
   }
 
   async execute (): Promise<Kept> {
-    const watching = this.#watch()
     try {
       return await this.#execute()
     } catch (error) {
@@ -71,7 +70,7 @@ class Run {
       this.#app.close()
       throw error
     } finally {
-      watching.stop()
+      this.#isOver = true
     }
   }
 
@@ -99,7 +98,7 @@ class Run {
     if (this.#program.requests.some(({ transport }) => transport !== 'inject')) await app.listen({ port: 0, host: '127.0.0.1' })
     else await app.ready()
 
-    this.#isReady = true
+    this.#watch()
     await this.#bounded('the program', Promise.all([
       ...this.#program.requests.map((request, index) => this.#request(request, this.#requests[index]!)),
       this.#perform(this.#program.app, null, () => app.backgroundTasks),
@@ -123,7 +122,7 @@ class Run {
   /** Every task has settled, and so have the functions that were given up. */
   async #ended (): Promise<void> {
     const { tasks } = this.#model
-    while (tasks.some(({ settled }) => settled === null) || this.#model.executing !== 0) await turns(1)
+    while (!this.#isOver && (this.#model.executing !== 0 || tasks.some(({ settled }) => settled === null))) await turns(1)
     await turns()
   }
 
@@ -132,15 +131,11 @@ class Run {
   }
 
   /** Looks between any two turns of the event loop. */
-  #watch (): { stop: () => void } {
-    let stopped = false
-    const look = () => {
-      if (stopped) return
-      if (this.#isReady) this.#model.turn()
-      setImmediate(look)
+  async #watch (): Promise<void> {
+    while (!this.#isOver) {
+      this.#model.turn()
+      await turns(1)
     }
-    setImmediate(look)
-    return { stop: () => { stopped = true } }
   }
 
   /** Ends a wait that would not end, or at the first violation. */
@@ -164,7 +159,7 @@ class Run {
 
   /** A client that has left may have a handler that is still at work: `idle()` then says so. */
   async #idle (): Promise<void> {
-    for (;;) {
+    while (!this.#isOver) {
       try {
         return await this.#app.backgroundTasks.idle()
       } catch (error) {
@@ -194,7 +189,7 @@ class Run {
     } else if (this.#app.server.listening) {
       await this.#fetch(url, program.transport, record)
     }
-    while (record.handlerBegun && !record.handlerEnded) await turns(1)
+    while (record.handlerBegun && !record.handlerEnded && !this.#isOver) await turns(1)
     await Promise.all(this.#lates)
   }
 
@@ -206,7 +201,7 @@ class Run {
     const closed = new Promise(resolve => { socket.once('close', resolve) })
     socket.write(`GET ${url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`)
     if (transport !== 'socket') {
-      while (!record.handlerBegun && !socket.destroyed) await turns(1)
+      while (!record.handlerBegun && !socket.destroyed && !this.#isOver) await turns(1)
       await turns(transport.leavesAfterTurns)
       socket.resetAndDestroy()
     }

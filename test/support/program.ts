@@ -88,7 +88,7 @@ const cancel: fc.Arbitrary<Step> = fc.record({ do: fc.constant('cancel' as const
 const release: fc.Arbitrary<Step> = fc.constant({ do: 'release' })
 const pause: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ do: fc.constant('turns' as const), count: fc.integer({ min: 1, max: 4 }) }),
-  fc.record({ do: fc.constant('wait' as const), ms: fc.integer({ min: 1, max: 3 }) })
+  fc.record({ do: fc.constant('wait' as const), ms: fc.integer({ min: 1, max: 4 }) })
 )
 
 function steps (depth: number, maxLength: number, minLength = 0): fc.Arbitrary<Step[]> {
@@ -96,7 +96,7 @@ function steps (depth: number, maxLength: number, minLength = 0): fc.Arbitrary<S
   return fc.array(fc.oneof(
     { arbitrary: add(nested), weight: 6 },
     { arbitrary: cancel, weight: 2 },
-    { arbitrary: pause, weight: 1 },
+    { arbitrary: pause, weight: 2 },
     { arbitrary: release, weight: 1 }
   ), { minLength, maxLength })
 }
