@@ -1,6 +1,7 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { AppTasks, runInRequest } from './lib/app-tasks'
+import { deliverTo } from './lib/deliveries'
 import * as definitions from './lib/define-task'
 import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
 import { drain } from './lib/drain'
@@ -8,6 +9,7 @@ import * as errors from './lib/errors'
 import { resolveOptions, type BackgroundTasksOptions } from './lib/options'
 import { RequestTasks } from './lib/request-tasks'
 import { Runtime } from './lib/runtime'
+import { discard } from './lib/store'
 import { kHandled, kResolver, kTasks } from './lib/symbols'
 import { watchHandler } from './lib/trigger'
 import * as unrecoverable from './lib/unrecoverable-error'
@@ -44,11 +46,15 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   } else {
     fastify.addHook('onRequest', backgroundTasksOnRequest)
   }
+  if (runtime.store !== null) {
+    fastify.addHook('onSend', backgroundTasksOnSend)
+    fastify.addHook('onReady', backgroundTasksOnReady)
+  }
   fastify.addHook('onError', backgroundTasksOnError)
   fastify.addHook('preClose', backgroundTasksPreClose)
   fastify.addHook('onClose', backgroundTasksOnClose)
   assertAwilixOrder(fastify, di)
-  fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()] } }, 'background tasks registered')
+  fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()], backend: options.backend?.name ?? null } }, 'background tasks registered')
 
   function collectorOf (this: FastifyRequest): RequestTasks {
     const request = this as unknown as Slots
@@ -79,6 +85,22 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   function backgroundTasksOnResponseDi (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
     di!.answered(request, reply)
     next()
+  }
+
+  // A 2xx means stored: the reply waits until the backend has the request's tasks.
+  function backgroundTasksOnSend (request: FastifyRequest, reply: FastifyReply, payload: unknown, next: (error?: Error | null, payload?: unknown) => void): void {
+    const tasks = (request as unknown as Slots)[kTasks]
+    if (!(tasks instanceof RequestTasks) || tasks.durable === null || !tasks.durable.waiting) return next(null, payload)
+    const outcome = { statusCode: reply.statusCode, error: tasks.error, aborted: tasks.aborted }
+    tasks.durable.store(outcome).then(() => next(null, payload), error => {
+      discard(payload)
+      next(error)
+    })
+  }
+
+  async function backgroundTasksOnReady (): Promise<void> {
+    await runtime.store!.open(fastify.log)
+    if (options.workerConcurrency !== 0) await runtime.store!.work(options.workerConcurrency, deliverTo(runtime))
   }
 
   function backgroundTasksOnError (request: FastifyRequest, _reply: FastifyReply, error: FastifyError, next: () => void): void {

@@ -7,7 +7,8 @@ import type { Stats } from './ledger'
 import { Line } from './line'
 import { RequestTasks } from './request-tasks'
 import type { Runtime } from './runtime'
-import type { TaskHandle } from './task'
+import { handOver, isDurable } from './store'
+import { FAILED, type Task, type TaskHandle } from './task'
 import type { TaskInfo } from './task-index'
 
 /** The application's door to its tasks: `app.backgroundTasks`. */
@@ -19,11 +20,16 @@ export interface AppBackgroundTasks extends Add {
    * be the caller, which would wait for itself.
    */
   idle (): Promise<void>
+  /**
+   * Resolves when the backend has all tasks that were added here so far.
+   * @throws FST_BGT_STORE_FAILED (as a rejection)
+   */
+  flush (): Promise<void>
   /** How many tasks are in each state, now. */
   stats (): Stats
   /**
-   * What is known of a task: while it is not settled, and for the last thousand that are. Resolves with `null` for an
-   * id that is unknown, or was never read.
+   * What is known of a task: while it is not settled, and for the last thousand that are; of a stored task, for as long
+   * as its backend keeps it. Resolves with `null` for an id that is unknown, or was never read.
    */
   find (id: string): Promise<TaskInfo | null>
   /** With `mode: 'capture'`, the tasks that would have run, in that order. Empty it as any array. */
@@ -38,6 +44,8 @@ export interface AppBackgroundTasks extends Add {
 export class AppTasks implements AppBackgroundTasks {
   readonly #runtime: Runtime
   readonly #current: Add | null
+  /** Tasks on their way to the backend. */
+  readonly #storing = new Set<Promise<void>>()
 
   constructor (runtime: Runtime) {
     this.#runtime = runtime
@@ -50,9 +58,28 @@ export class AppTasks implements AppBackgroundTasks {
     const task = createTask(line, first, args)
     ledger.admit()
     ledger.accept(task, line)
+    if (isDurable(task, this.#runtime)) {
+      this.#store(task, line)
+      return task
+    }
     line.join(task)
     runner.enqueue(line)
     return task
+  }
+
+  #store (task: Task, line: Line): void {
+    const stored = handOver([task], this.#runtime)
+    this.#storing.add(stored)
+    stored.catch(error => {
+      // Called off meanwhile, or given up by the application's close.
+      if (task.isSettled) return
+      this.#runtime.report.failed(task, line, error)
+      line.settle(task, FAILED)
+    }).finally(() => { this.#storing.delete(stored) })
+  }
+
+  async flush (): Promise<void> {
+    await Promise.all(this.#storing)
   }
 
   idle (): Promise<void> {
@@ -80,7 +107,8 @@ export class AppTasks implements AppBackgroundTasks {
   }
 
   async find (id: string): Promise<TaskInfo | null> {
-    return this.#runtime.index.find(id)
+    const { index, store } = this.#runtime
+    return index.find(id) ?? await store?.find(id) ?? null
   }
 
   get captured (): CapturedTask[] {

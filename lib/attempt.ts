@@ -89,6 +89,12 @@ export class Attempt {
     return this.#diScope
   }
 
+  /** Notes how far the task has come, where `find` looks for it. */
+  progress (value: unknown): void {
+    this.task.note('progress', value)
+    this.line.progress(value)
+  }
+
   /** Whether the function has a signal to listen to. */
   get listens (): boolean {
     return this.#spec.signal || this.#spec.definition !== null

@@ -9,7 +9,13 @@ const kDefinition = Symbol('fastify-background-tasks.definition')
 export type TaskHandler<Payload, Result> = (payload: Payload, ctx: TaskContext) => Result
 
 /** The defaults of a definition. `signal` has no place here: the context always has one. */
-export type DefinitionOptions = Omit<TaskOptions, 'name' | 'signal'>
+export interface DefinitionOptions extends Omit<TaskOptions, 'name' | 'signal' | 'dedupe'> {
+  /**
+   * Keeps the task in the process that adds it, where other defined tasks go to the backend.
+   * @default false
+   */
+  local?: boolean
+}
 
 /**
  * A named task. `add` takes it together with its payload; as a function it calls the handler directly, for unit tests
@@ -46,13 +52,15 @@ export function defineTask<Payload = undefined, Result = unknown> (
   if (typeof name !== 'string') throw new FST_BGT_INVALID_TASK_OPTION('name', 'a non-empty string', received(name))
   if (typeof options !== 'object' || options === null) throw new FST_BGT_INVALID_TASK_OPTION('options', 'an object', received(options))
   if (typeof handler !== 'function') throw new FST_BGT_INVALID_TASK(received(handler))
-  for (const taken of ['name', 'signal'] as const) {
+  const { local = false, ...taskOptions } = options
+  if (typeof local !== 'boolean') throw new FST_BGT_INVALID_TASK_OPTION('local', 'a boolean', received(local))
+  for (const taken of ['name', 'signal', 'dedupe'] as const) {
     if (taken in options) throw new FST_BGT_INVALID_TASK_OPTION(taken, 'left out of a definition', received((options as TaskOptions)[taken]))
   }
   const definition: { -readonly [field in keyof Definition]: Definition[field] } = {
-    name, handler, spec: resolveTaskOptions({ ...options, name })
+    name, handler, spec: resolveTaskOptions({ ...taskOptions, name })
   }
-  definition.spec = { ...definition.spec, definition }
+  definition.spec = { ...definition.spec, local, definition }
 
   function definedTask (payload: Payload, ctx?: Partial<TaskContext>): Result {
     // A context handed on by another task goes through whole: its members are getters, which a copy would lose.

@@ -19,7 +19,8 @@ export function drain (runtime: Runtime): Promise<void> {
 }
 
 async function drainOnce (runtime: Runtime): Promise<void> {
-  const { ledger, options: { closeTimeout } } = runtime
+  const { ledger, options: { closeTimeout }, store } = runtime
+  await store?.pause()
   await drained(runtime, closeTimeout)
   const reason = new FST_BGT_CLOSE_TIMEOUT(closeTimeout)
   const attempts = unsettledTasks(runtime).map(([task]) => task.extra.attempt).filter(attempt => attempt !== null)
@@ -35,6 +36,7 @@ async function drainOnce (runtime: Runtime): Promise<void> {
     if (!task.isSettled) runtime.report.unfinished(task, line, reason)
     if (!task.isSettled) runtime.executor.abandon(task, line, reason)
   }
+  await store?.close()
   if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
 }
 

@@ -113,3 +113,22 @@ export const FST_BGT_NO_ASYNC_CONTEXT = createError(
   'FST_BGT_NO_ASYNC_CONTEXT',
   "app.backgroundTasks.current needs the plugin option 'asyncContext: true', received false"
 )
+
+/** The backend could not store the request's tasks. Answered with 503; the error of the backend is the `cause`. */
+export const FST_BGT_STORE_FAILED = createError(
+  'FST_BGT_STORE_FAILED',
+  'The background tasks could not be stored: %s received %s',
+  503
+)
+
+/** The option `backend` names a package that is not installed. */
+export const FST_BGT_MISSING_PACKAGE = createError(
+  'FST_BGT_MISSING_PACKAGE',
+  "The backend '%s' needs packages that are not installed, received none: run `npm install %s`"
+)
+
+/** The backend could not be reached, or cannot be used, when the application started. */
+export const FST_BGT_BACKEND_FAILED = createError(
+  'FST_BGT_BACKEND_FAILED',
+  'The backend could not start: %s received %s'
+)

@@ -3,7 +3,7 @@ import { FST_BGT_CANCELLED } from './errors'
 import type { Line } from './line'
 import type { Runtime } from './runtime'
 import { capture } from './capture'
-import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, RUNNING, type Task } from './task'
+import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, RUNNING, STORED, type Task } from './task'
 import { backoffDelay } from './task-options'
 import { isUnrecoverable } from './unrecoverable-error'
 
@@ -77,6 +77,7 @@ export class Executor {
 
   /** Takes no more notice of a task that has not ended by the close of the application. */
   abandon (task: Task, line: Line, reason: Error): void {
+    task.note('error', reason)
     if (task.status !== RUNNING) return line.settle(task, DROPPED)
     if (task.extra.attempt !== null) task.extra.attempt.giveUp(reason)
     else this.#runtime.ledger.abandon(line)
@@ -87,10 +88,22 @@ export class Executor {
   failed (task: Task, line: Line, error: unknown): void {
     const { ledger, runner, report, options } = this.#runtime
     const spec = task.spec
+    if (line.givesBack(error)) {
+      task.note('error', error)
+      ledger.settle(task, STORED)
+      runner.done(line)
+      return
+    }
     if (spec !== null && task.attempts < spec.attempts && !isUnrecoverable(error)) {
       ledger.retried++
-      ledger.move(task, PENDING)
       report.retry(task, line, error)
+      if (line.retriesElsewhere) {
+        task.note('error', error)
+        ledger.settle(task, STORED)
+        runner.done(line)
+        return
+      }
+      ledger.move(task, PENDING)
       this.#retry(task, line, spec.backoff === null ? 0 : backoffDelay(spec.backoff, task.attempts))
       return
     }

@@ -19,6 +19,8 @@ export interface Stats extends Record<TaskState, number> {
 export class Ledger {
   readonly #counts: number[] = STATES.map(() => 0)
   readonly #maxPending: number
+  /** The tasks that hold a dedupe id. */
+  readonly #dedupe = new Map<string, Task>()
   #firstOpen: Line | null = null
   #watchers: Array<() => void> = []
   accepted = 0
@@ -55,6 +57,14 @@ export class Ledger {
     if (!line.open) this.#link(line)
   }
 
+  /** Gives a dedupe id to a task, unless one that is not settled has it. */
+  claim (dedupe: string, task: Task): boolean {
+    const holder = this.#dedupe.get(dedupe)
+    if (holder !== undefined && !holder.isSettled) return false
+    this.#dedupe.set(dedupe, task)
+    return true
+  }
+
   move (task: Task, to: number): void {
     this.#counts[task.status]!--
     this.#counts[to]!++
@@ -65,6 +75,7 @@ export class Ledger {
   settle (task: Task, to: number): void {
     const line = task.line as Line
     this.move(task, to)
+    if (task.spec !== null && task.spec.dedupe !== null && this.#dedupe.get(task.spec.dedupe) === task) this.#dedupe.delete(task.spec.dedupe)
     task.release()
     if (--line.unsettled === 0) line.settled()
     if (this.#watchers.length !== 0) this.notify()

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { Add } from './add'
 import type { Runtime } from './runtime'
-import { CANCELLED, PENDING, RUNNING, type Task } from './task'
+import { CANCELLED, DROPPED, PENDING, RUNNING, type Task } from './task'
 
 /**
  * Tasks that run one after the other, in the order they were added: those of one request, or a single one that was
@@ -44,6 +44,10 @@ export class Line {
     return this.#head !== null && this.current === null && this.held === null
   }
 
+  get requestId (): string | null {
+    return this.request?.id ?? null
+  }
+
   get log (): FastifyBaseLogger {
     return this.request?.log ?? this.runtime.log
   }
@@ -58,6 +62,19 @@ export class Line {
     task.next = this.#head
     this.#head = task
     this.#tail ??= task
+  }
+
+  /** A task of the line has come so far. */
+  progress (_value: unknown): void {}
+
+  /** Whether the next attempt of a task that has failed is for somebody else to begin. Then it is over here. */
+  get retriesElsewhere (): boolean {
+    return false
+  }
+
+  /** Whether what a task threw only says that the application closes, and somebody else is to begin it anew. */
+  givesBack (_error: unknown): boolean {
+    return false
   }
 
   /** Where a task of this line adds further ones. */
@@ -81,6 +98,11 @@ export class Line {
   /** Lets a task run: in its turn, or once its delay is over. */
   join (task: Task): void {
     const { ledger, options, runner } = this.runtime
+    if (task.spec !== null && task.spec.dedupe !== null && !ledger.claim(task.spec.dedupe, task)) {
+      this.runtime.report.dropped(task, this, `its dedupe id '${task.spec.dedupe}' is taken`)
+      this.settle(task, DROPPED)
+      return
+    }
     ledger.move(task, PENDING)
     if (task.spec !== null && task.spec.delay !== 0 && options.mode === 'run') {
       this.wait(task, task.spec.delay, () => {

@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify'
+import type { TaskBackend } from './backends/backend'
 import { definitionOf, type TaskDefinition } from './define-task'
 import { FST_BGT_DUPLICATE_TASK, FST_BGT_INVALID_OPTION, FST_BGT_UNKNOWN_OPTION } from './errors'
 import { received } from './received'
@@ -42,6 +43,23 @@ export interface BackgroundTasksOptions {
    */
   closeTimeout?: number
   /**
+   * Keeps defined tasks where they outlive this process, and where others can run them. Plain functions, and definitions
+   * with `local: true`, stay here.
+   * @default none: all tasks stay in this process
+   */
+  backend?: TaskBackend
+  /**
+   * Whether, and how many at once, this process runs tasks of the backend.
+   * @default { concurrency: 10 }
+   */
+  worker?: { concurrency?: number } | false
+  /**
+   * Milliseconds that the backend may take to store a request's tasks; then the request is answered with 503
+   * `FST_BGT_STORE_FAILED`.
+   * @default 5_000
+   */
+  storeTimeout?: number
+  /**
    * `capture` is for tests: tasks that would have run are recorded in `app.backgroundTasks.captured` instead.
    * @default 'run'
    */
@@ -70,12 +88,18 @@ export interface ResolvedOptions {
   readonly maxPending: number
   readonly abortGrace: number
   readonly closeTimeout: number
+  readonly backend: TaskBackend | null
+  /** 0 for none. */
+  readonly workerConcurrency: number
+  readonly storeTimeout: number
   readonly mode: 'run' | 'capture'
   readonly asyncContext: boolean
   readonly disposeScopes: boolean
 }
 
-const DEFAULTS: Required<Omit<BackgroundTasksOptions, 'onError'>> & { onError: null } = {
+const DEFAULT_CONCURRENCY = 10
+
+const DEFAULTS: Required<Omit<BackgroundTasksOptions, 'onError' | 'backend'>> & { onError: null, backend: null } = {
   tasks: [],
   onFailure: 'continue',
   onError: null,
@@ -83,6 +107,9 @@ const DEFAULTS: Required<Omit<BackgroundTasksOptions, 'onError'>> & { onError: n
   maxPending: 100_000,
   abortGrace: 30_000,
   closeTimeout: 5_000,
+  backend: null,
+  worker: { concurrency: DEFAULT_CONCURRENCY },
+  storeTimeout: 5_000,
   mode: 'run',
   asyncContext: false,
   disposeScopes: true
@@ -103,9 +130,18 @@ const CHECKS: { readonly [name in keyof typeof DEFAULTS]: Check } = {
   maxPending: limit,
   abortGrace: milliseconds,
   closeTimeout: milliseconds,
+  backend: ['a backend, made by one of the functions of this package', value => value !== null && typeof value === 'object' && typeof value.store === 'function'],
+  worker: ['false or { concurrency: a whole number from 1 on }', value => value === false || isWorker(value)],
+  storeTimeout: milliseconds,
   mode: oneOf('run', 'capture'),
   asyncContext: flag,
   disposeScopes: flag
+}
+
+function isWorker (value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  const { concurrency = 1, ...others } = value as { concurrency?: number }
+  return Number.isSafeInteger(concurrency) && concurrency >= 1 && Object.keys(others).length === 0
 }
 
 /** What Fastify itself reads from the options of `register`. */
@@ -129,5 +165,7 @@ export function resolveOptions (options: BackgroundTasksOptions): ResolvedOption
     if (tasks.has(task.name)) throw new FST_BGT_DUPLICATE_TASK(task.name)
     tasks.set(task.name, task)
   }
-  return { ...resolved, tasks } as unknown as ResolvedOptions
+  const { worker, ...others } = resolved
+  const workerConcurrency = worker === false ? 0 : (worker as { concurrency?: number }).concurrency ?? DEFAULT_CONCURRENCY
+  return { ...others, workerConcurrency, tasks } as unknown as ResolvedOptions
 }

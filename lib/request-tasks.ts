@@ -2,12 +2,14 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Socket } from 'node:net'
 import { createTask, type Add } from './add'
 import type { DiBridge } from './di-scope'
+import { DurableTasks } from './durable-tasks'
 import { Line } from './line'
 import { runsOn, type Outcome } from './outcome'
 import { received } from './received'
 import { lateAddWarning } from './report'
 import type { Runtime } from './runtime'
 import type { ScopeLease } from './scope-lease'
+import { isDurable } from './store'
 import { COLLECTING, DROPPED, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
 import { watchExchange } from './trigger'
 
@@ -18,6 +20,12 @@ export interface BackgroundTasks extends Add {
    * streams that stay open for hours. Tasks that run on `failure` or by a predicate still wait for the outcome.
    */
   release (): void
+  /**
+   * Stores now those of the request's tasks that go to a backend, instead of with the reply, and resolves when it has
+   * them. Tasks that run on `failure` or by a predicate still wait for the outcome.
+   * @throws FST_BGT_STORE_FAILED (as a rejection)
+   */
+  flush (): Promise<void>
 }
 
 /**
@@ -47,6 +55,8 @@ export class RequestTasks extends Line implements BackgroundTasks {
   onHandled: ((result: unknown) => void) | null = null
   /** Set by the trigger while the request waits for its turn on a pipelined connection. */
   socket: Socket | null = null
+  /** Those of its tasks that go to the backend. */
+  durable: DurableTasks | null = null
   /** Set while the request's tasks keep the DI scope. */
   #lease: ScopeLease | null = null
 
@@ -61,22 +71,43 @@ export class RequestTasks extends Line implements BackgroundTasks {
     ledger.admit()
     if (this.#watched && this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
     ledger.accept(task, this)
-    if (task.spec !== null && task.spec.key !== null) this.#replace(task.spec.key, task)
+    if (task.spec !== null) {
+      if (task.spec.key !== null) this.#replace(task.spec.key, task)
+      if (isDurable(task, this.runtime)) {
+        this.#collectDurable(task)
+        return task
+      }
+    }
     if (this.#lease === null && di !== null) this.#lease = this.leaseScope(di)
     if (this.outcome !== null) {
       this.#judge(task, this.outcome, false)
       runner.enqueue(this)
-    } else if (this.#released && isReleasable(task)) {
+    } else if (this.#released && this.isReleasable(task)) {
       this.join(task)
       runner.enqueue(this)
     } else {
       this.#collect(task)
     }
-    if (!this.#watched) {
-      this.#watched = true
-      this.watch()
-    }
+    this.#watchOnce()
     return task
+  }
+
+  #watchOnce (): void {
+    if (this.#watched) return
+    this.#watched = true
+    this.watch()
+  }
+
+  #collectDurable (task: Task): void {
+    this.durable ??= new DurableTasks(this)
+    this.durable.add(task)
+    if (this.outcome !== null) this.durable.storeLate(this.outcome)
+    else if (this.#released) this.durable.storeNow()
+    else this.#watchOnce()
+  }
+
+  async flush (): Promise<void> {
+    await this.durable?.flush()
   }
 
   protected leaseScope (di: DiBridge): ScopeLease | null {
@@ -111,7 +142,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       const next: Task | null = task.next
       task.next = null
       if (task.status === COLLECTING) {
-        if (beforeError || !isReleasable(task)) this.#collect(task)
+        if (beforeError || !this.isReleasable(task)) this.#collect(task)
         else this.join(task)
       }
       if (task === this.#lastBeforeError) {
@@ -120,6 +151,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       }
       task = next
     }
+    this.durable?.storeNow()
     this.runtime.runner.enqueue(this)
   }
 
@@ -129,6 +161,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
     // Anything can be thrown, but the outcome knows no other sign of a failure.
     this.error = error ?? new Error(`${error} was thrown`)
     this.#lastBeforeError = this.#lastCollected
+    this.durable?.fail()
     // An error answers the request: a handler that has not begun never will.
     this.onHandled?.(undefined)
   }
@@ -147,6 +180,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       task = next
     }
     this.#lastBeforeError = null
+    this.durable?.storeLate(outcome)
     if (this.unsettled === 0) this.settled()
     else this.runtime.runner.enqueue(this)
     // Tasks that are all delayed into the future hold nobody any more.
@@ -154,21 +188,27 @@ export class RequestTasks extends Line implements BackgroundTasks {
   }
 
   #judge (task: Task, outcome: Outcome, beforeError: boolean): void {
-    let runs
+    if (this.admits(task, outcome, beforeError)) this.join(task)
+  }
+
+  /** Whether the outcome lets a task run; settles it if not. */
+  admits (task: Task, outcome: Outcome, beforeError: boolean): boolean {
     try {
-      runs = task.spec === null ? !beforeError : runsOn(task.spec.runOn, outcome, beforeError)
+      if (task.spec === null ? !beforeError : runsOn(task.spec.runOn, outcome, beforeError)) return true
     } catch (error) {
       // Neither running nor dropping it would be what the predicate meant: it fails, where everybody sees it.
       this.runtime.report.failed(task, this, error)
       this.settle(task, FAILED)
-      return
+      return false
     }
-    if (runs) {
-      this.join(task)
-    } else {
-      this.runtime.report.dropped(task, this, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
-      this.settle(task, DROPPED)
-    }
+    this.runtime.report.dropped(task, this, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
+    this.settle(task, DROPPED)
+    return false
+  }
+
+  /** Whether a task may start before the outcome is known. */
+  isReleasable (task: Task): boolean {
+    return task.spec === null || task.spec.runOn === 'success' || task.spec.runOn === 'always'
   }
 
   /** Somebody has answered, or nobody can any more: the response is on its way or over. */
@@ -186,6 +226,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
 
   override * tasks (): Generator<Task> {
     yield * super.tasks()
+    if (this.durable !== null) yield * this.durable.tasks()
     for (let task = this.#firstCollected; task !== null; task = task.next) {
       if (task.status === COLLECTING) yield task
     }
@@ -200,8 +241,4 @@ export class RequestTasks extends Line implements BackgroundTasks {
     }
     super.settled()
   }
-}
-
-function isReleasable (task: Task): boolean {
-  return task.spec === null || task.spec.runOn === 'success' || task.spec.runOn === 'always'
 }

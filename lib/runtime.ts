@@ -7,6 +7,7 @@ import { Ledger } from './ledger'
 import type { ResolvedOptions } from './options'
 import { Report } from './report'
 import { Runner } from './runner'
+import { Store } from './store'
 import { TaskIndex } from './task-index'
 
 /** What one registration of the plugin consists of. The parts find each other here. */
@@ -19,6 +20,8 @@ export class Runtime {
   readonly executor: Executor
   readonly runner: Runner
   readonly captured: CapturedTask[] = []
+  /** Where defined tasks are kept; `null` without a backend. */
+  readonly store: Store | null
   /** The application's close, once it has begun to wait for the tasks. */
   drained: Promise<void> | null = null
   /** Once the application's close has run out of time: what signals abort with from then on. */
@@ -31,6 +34,7 @@ export class Runtime {
   constructor (options: ResolvedOptions, log: FastifyBaseLogger) {
     this.options = options
     this.log = log
+    this.store = options.backend === null || options.mode === 'capture' ? null : new Store(options.backend, options.storeTimeout)
     this.ledger = new Ledger(options.maxPending)
     this.report = new Report(log, options.onError)
     this.executor = new Executor(this)

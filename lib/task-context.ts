@@ -57,7 +57,7 @@ export class AttemptContext implements TaskContext {
   }
 
   get requestId (): string | null {
-    return this.#attempt.line.request?.id ?? null
+    return this.#attempt.line.requestId
   }
 
   get diScope (): DiScope {
@@ -65,7 +65,7 @@ export class AttemptContext implements TaskContext {
   }
 
   readonly progress = (value: unknown): void => {
-    this.#attempt.task.note('progress', value)
+    this.#attempt.progress(value)
   }
 }
 

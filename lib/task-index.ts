@@ -29,7 +29,7 @@ export class TaskIndex {
   }
 
   settle (id: string, info: TaskInfo): void {
-    if (!this.#live.delete(id)) return
+    if (!this.#live.delete(id) || info.state === 'stored') return
     this.#settled.set(id, info)
     if (this.#settled.size > RETAINED) this.#settled.delete(this.#settled.keys().next().value as string)
   }

@@ -54,6 +54,11 @@ export interface TaskOptions {
    */
   key?: string
   /**
+   * While a task with this id is not settled, another one with it is dropped: across requests, and with a backend
+   * across processes. For defined tasks only.
+   */
+  dedupe?: string
+  /**
    * Appends an `AbortSignal` to the arguments of a plain function. It aborts at the timeout, at `cancel()` and when
    * the application's close runs out of time.
    * @default false
@@ -70,7 +75,10 @@ export interface TaskSpec {
   readonly backoff: Required<BackoffOptions> | null
   readonly delay: number
   readonly key: string | null
+  readonly dedupe: string | null
   readonly signal: boolean
+  /** Keeps a defined task in this process where there is a backend. */
+  readonly local: boolean
   readonly definition: Definition | null
 }
 
@@ -78,7 +86,7 @@ export interface TaskSpec {
 export const MAX_TIMER = 2_147_483_647
 
 const DEFAULTS: TaskSpec = {
-  name: null, runOn: 'success', timeout: 0, attempts: 1, backoff: null, delay: 0, key: null, signal: false, definition: null
+  name: null, runOn: 'success', timeout: 0, attempts: 1, backoff: null, delay: 0, key: null, dedupe: null, signal: false, local: false, definition: null
 }
 
 type Check = readonly [expected: string, accepts: (value: unknown) => boolean]
@@ -103,6 +111,7 @@ const CHECKS: { readonly [name in keyof TaskOptions]-?: Check } = {
   ],
   delay: milliseconds,
   key: text,
+  dedupe: text,
   signal: ['a boolean', value => typeof value === 'boolean']
 }
 

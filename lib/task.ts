@@ -2,6 +2,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { randomUUID } from 'node:crypto'
 import type { Attempt } from './attempt'
 import type { Line } from './line'
+import type { Store } from './store'
 import type { TaskInfo } from './task-index'
 import type { TaskSpec } from './task-options'
 
@@ -9,12 +10,12 @@ import type { TaskSpec } from './task-options'
 export type TaskFunction = (...args: any[]) => unknown
 
 /**
- * The states of a task, in the order of its life. The last six are final: every accepted task ends in exactly one.
+ * The states of a task, in the order of its life. The last seven are final: every accepted task ends in exactly one.
  * They are small integers inside, because each is also an index into the ledger's counts.
  */
 export const STATES = [
   'collecting', 'pending', 'running',
-  'completed', 'failed', 'dropped', 'cancelled', 'replaced', 'captured'
+  'completed', 'failed', 'dropped', 'cancelled', 'replaced', 'captured', 'stored'
 ] as const
 
 /** See {@link TaskHandle.state}. */
@@ -29,6 +30,10 @@ export const DROPPED = 5
 export const CANCELLED = 6
 export const REPLACED = 7
 export const CAPTURED = 8
+export const STORED = 9
+
+/** How often, in ms, a backend is asked whether a task has settled. */
+const SETTLED_INTERVAL = 200
 
 /** What `add` returns: a view of one task, and the means to call it off. */
 export interface TaskHandle {
@@ -42,7 +47,8 @@ export interface TaskHandle {
    * - `running`: an attempt is under way;
    * - `completed`, `failed` (its last attempt has), `dropped` (`runOn` was not met, a failed task stopped the rest,
    *   or the application closed), `cancelled`, `replaced` (a later task of the request has its `key`),
-   *   `captured` (`mode: 'capture'`): final.
+   *   `captured` (`mode: 'capture'`): final;
+   * - `stored`: the backend has it, which is the end of it here; `settled()` and `find` follow it there.
    */
   readonly state: TaskState
   /**
@@ -51,7 +57,11 @@ export interface TaskHandle {
    * `false` when it has ended already, or runs as a function that nothing can stop.
    */
   cancel (): Promise<boolean>
-  /** Resolves with the final state, never rejects. The promise is made when this is first called. */
+  /**
+   * Resolves with the final state, never rejects. The promise is made when this is first called. For a task that the
+   * backend has, it is asked from time to time; if it has forgotten the task, or the application has closed, the state
+   * is `stored`.
+   */
   settled (): Promise<TaskState>
 }
 
@@ -59,7 +69,7 @@ export interface TaskHandle {
 interface TaskExtra {
   id: string | null
   settled: Promise<TaskState> | null
-  resolve: ((state: TaskState) => void) | null
+  resolve: ((state: TaskState | Promise<TaskState>) => void) | null
   /** Attempts begun. */
   attempts: number
   /** The attempt under way, if it is one that can be stopped. */
@@ -68,6 +78,10 @@ interface TaskExtra {
   timer: NodeJS.Timeout | null
   /** When the timer ends, in ms of `Date.now()`. */
   due: number
+  /** What has the task. */
+  store: Store | null
+  /** It has been called off there. */
+  cancelled: boolean
   progress: unknown
   result: unknown
   error: unknown
@@ -129,18 +143,23 @@ export class Task implements TaskHandle {
   }
 
   async cancel (): Promise<boolean> {
-    return this.line !== null && this.line.cancel(this)
+    if (this.line !== null) return this.line.cancel(this)
+    if (this.status !== STORED) return false
+    const { extra } = this
+    extra.cancelled = (await extra.store?.cancel(this.id)) ?? false
+    return extra.cancelled
   }
 
   settled (): Promise<TaskState> {
-    if (this.isSettled) return Promise.resolve(this.state)
     const extra = this.extra
+    if (this.status === STORED) extra.settled ??= this.#settledInBackend()
+    else if (this.isSettled) return Promise.resolve(this.state)
     extra.settled ??= new Promise(resolve => { extra.resolve = resolve })
     return extra.settled
   }
 
   get extra (): TaskExtra {
-    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, progress: undefined, result: undefined, error: undefined }
+    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, store: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
     return this.#extra
   }
 
@@ -179,6 +198,18 @@ export class Task implements TaskHandle {
     }
   }
 
+  async #settledInBackend (): Promise<TaskState> {
+    const { store } = this.extra
+    // eslint-disable-next-line no-unmodified-loop-condition
+    while (store !== null && !store.closed) {
+      const info = await store.find(this.id).catch(() => undefined)
+      if (info === null) break
+      if (info !== undefined && STATES.indexOf(info.state) > RUNNING) return info.state
+      await new Promise(resolve => { setTimeout(resolve, SETTLED_INTERVAL) })
+    }
+    return this.extra.cancelled ? 'cancelled' : this.state
+  }
+
   /**
    * The end: a handle that a user keeps must keep neither arguments nor the request alive. The function stays, because
    * reading its name on every task, for a handle that hardly anybody keeps, would cost more than anything else here.
@@ -192,7 +223,7 @@ export class Task implements TaskHandle {
     if (extra !== null) {
       extra.attempt = null
       if (extra.id !== null) line.runtime.index.settle(extra.id, this.info())
-      extra.resolve?.(this.state)
+      extra.resolve?.(this.status === STORED ? this.#settledInBackend() : this.state)
       extra.resolve = null
     }
   }

@@ -1,0 +1,86 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { TaskInfo } from '../task-index'
+import type { BackoffOptions } from '../task-options'
+
+export type { TaskInfo } from '../task-index'
+
+/*
+ * What a store of tasks has to do, and no more. What it leaves out, because the plugin does it for every backend alike:
+ * when a request's tasks are stored and which of them (`runOn`), how the writes of concurrent requests are joined, how
+ * long a write may take, how an attempt runs (context, timeout, signal, DI scope, log) and how the application closes.
+ * No type of any connection is part of it.
+ */
+
+/** A task as it is stored: all of it is JSON. */
+export interface StoredTask {
+  /** A UUID. */
+  id: string
+  /** The name of the definition. */
+  name: string
+  /** What logs call it: the option `name`, else the name of the definition. */
+  label: string
+  /** JSON text; `null` for a task without a payload. */
+  payload: string | null
+  /** The request that added it; `null` for the application. */
+  requestId: string | null
+  /** Attempts in all. */
+  attempts: number
+  backoff: Required<BackoffOptions> | null
+  /** Milliseconds from now on. */
+  delay: number
+  /** Milliseconds for each attempt; 0 for no limit. */
+  timeout: number
+  /** No second task with the same id is stored while the first one is not settled. */
+  dedupe: string | null
+}
+
+/** One attempt of a stored task, handed to this process to run. */
+export interface Delivery {
+  readonly task: StoredTask
+  /** 1 on the first attempt; a delivery that a crash has cut off does not count. */
+  readonly attempt: number
+  /** Aborts when the task is cancelled, or the backend has lost it to another worker. */
+  readonly signal: AbortSignal
+  /** Stores how far the task has come. */
+  progress (value: unknown): void
+}
+
+/**
+ * How a delivery ended. A failed attempt is for the backend to count, and to try again. One that was no attempt is not
+ * counted: the task is to be handed out again, here or to another worker, after so many ms.
+ */
+export type DeliveryEnd =
+  | { state: 'completed', result: unknown }
+  | { state: 'failed', error: unknown }
+  | { state: 'cancelled' }
+  | { state: 'not attempted', reason: Error, delay: number }
+
+/** Runs one attempt. Does not reject. */
+export type Deliver = (delivery: Delivery) => Promise<DeliveryEnd>
+
+export interface TaskBackend {
+  /** What logs call it. */
+  readonly name: string
+  /** Connects, and prepares what it needs. Rejects if it cannot, which fails the application's start. */
+  start (log: FastifyBaseLogger): Promise<void>
+  /**
+   * Stores tasks, all or none, and resolves when a crash of any process could lose none of them. The result has, for
+   * each, the id under which it is stored: another one than its own if `dedupe` has found that.
+   */
+  store (tasks: StoredTask[]): Promise<string[]>
+  /** Begins to hand out tasks, at most so many at once. */
+  work (concurrency: number, deliver: Deliver): Promise<void>
+  /** Hands out no more tasks. */
+  pause (): Promise<void>
+  find (id: string): Promise<TaskInfo | null>
+  /**
+   * Resolves with `true` if the task will not run any more, or runs in this process and has been told to stop; with
+   * `false` if it has ended, or runs in another one.
+   */
+  cancel (id: string): Promise<boolean>
+  /**
+   * Lets go of everything, once the deliveries under way have ended; after so many ms in any case, and then they are left
+   * to another worker. Also called where `start` or `work` have failed.
+   */
+  close (ms: number): Promise<void>
+}

@@ -1,0 +1,79 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Deliver, Delivery, DeliveryEnd } from './backends/backend'
+import { definitionOf, type Definition } from './define-task'
+import { FST_BGT_CLOSED, FST_BGT_UNKNOWN_TASK } from './errors'
+import { Line } from './line'
+import { received } from './received'
+import type { Runtime } from './runtime'
+import { Task } from './task'
+
+/** Milliseconds to leave a task alone that this process does not know. */
+const UNKNOWN_DELAY = 5_000
+
+/** The line of one delivery: an attempt of a stored task, which this process has been given to run. */
+class DeliveryLine extends Line {
+  readonly #delivery: Delivery
+  #log: FastifyBaseLogger | null = null
+
+  constructor (runtime: Runtime, delivery: Delivery) {
+    super(runtime, null)
+    this.#delivery = delivery
+  }
+
+  override get requestId (): string | null {
+    return this.#delivery.task.requestId
+  }
+
+  override get log (): FastifyBaseLogger {
+    const { requestId } = this
+    this.#log ??= requestId === null ? this.runtime.log : this.runtime.log.child({ reqId: requestId })
+    return this.#log
+  }
+
+  override progress (value: unknown): void {
+    this.#delivery.progress(value)
+  }
+
+  override get retriesElsewhere (): boolean {
+    return true
+  }
+
+  override givesBack (error: unknown): boolean {
+    const reason = this.runtime.closeReason
+    // What waits with a signal may wrap the reason that it aborts with.
+    return reason !== null && (error === reason || (error as { cause?: unknown } | null | undefined)?.cause === reason)
+  }
+}
+
+/** Lets a backend have its tasks run here, by the same runner as all others. */
+export function deliverTo (runtime: Runtime): Deliver {
+  return async function deliver (delivery): Promise<DeliveryEnd> {
+    const { id, name, label, payload, timeout, attempts } = delivery.task
+    // Handed out while the application was about to close: nothing would run it.
+    if (runtime.closeReason !== null) return { state: 'not attempted', reason: new FST_BGT_CLOSED(), delay: 0 }
+    const task = runtime.options.tasks.get(name)
+    if (task === undefined) {
+      const reason = new FST_BGT_UNKNOWN_TASK(name, received([...runtime.options.tasks.keys()]))
+      return { state: 'not attempted', reason, delay: UNKNOWN_DELAY }
+    }
+    const { spec } = definitionOf(task) as Definition
+    const line = new DeliveryLine(runtime, delivery)
+    const run = new Task(line, task, [payload ?? undefined], { ...spec, name: label, timeout, attempts, delay: 0 })
+    const { extra } = run
+    extra.id = id
+    extra.attempts = delivery.attempt - 1
+    runtime.ledger.accept(run, line)
+    line.join(run)
+    runtime.runner.enqueue(line)
+    const settled = run.settled()
+    const cancel = () => { run.cancel() }
+    if (delivery.signal.aborted) cancel()
+    else delivery.signal.addEventListener('abort', cancel, { once: true })
+    const state = await settled
+    delivery.signal.removeEventListener('abort', cancel)
+    if (state === 'completed') return { state, result: extra.result }
+    if (state === 'cancelled') return { state }
+    if (line.givesBack(extra.error)) return { state: 'not attempted', reason: runtime.closeReason as unknown as Error, delay: 0 }
+    return { state: 'failed', error: extra.error }
+  }
+}

@@ -1,0 +1,112 @@
+import type { Outcome } from './outcome'
+import type { RequestTasks } from './request-tasks'
+import { handOver } from './store'
+import { COLLECTING, FAILED, type Task } from './task'
+
+/**
+ * The tasks of one request that go to the backend. They are kept apart from the others, because they are stored before
+ * the reply is sent, all at once, and have no place in the request's line.
+ */
+export class DurableTasks {
+  readonly #request: RequestTasks
+  #collected: Task[] = []
+  /** Tasks on their way to the backend. */
+  #underWay: Task[] = []
+  /** Those ways: each resolves when its tasks have arrived, or are collected again. */
+  readonly #ways = new Set<Promise<void>>()
+  /** Why the reply has become a 503. Its error page does not try, and wait, once more. */
+  #refused: Error | null = null
+  /** Those that were added before the request failed, once it has. */
+  #beforeError: ReadonlySet<Task> | null = null
+
+  constructor (request: RequestTasks) {
+    this.#request = request
+  }
+
+  /** Whether there is something that a reply would have to wait for. */
+  get waiting (): boolean {
+    return this.#collected.length !== 0 || this.#ways.size !== 0
+  }
+
+  * tasks (): Generator<Task> {
+    yield * this.#underWay
+    yield * this.#collected
+  }
+
+  add (task: Task): void {
+    this.#collected.push(task)
+  }
+
+  /** The request has failed: what is collected so far was added before that. */
+  fail (): void {
+    this.#beforeError = new Set(this.tasks())
+  }
+
+  /**
+   * Stores what the request's outcome, as it stands, lets run; drops the rest.
+   * @throws FST_BGT_STORE_FAILED: then they are collected, as they were before
+   */
+  async store (outcome: Outcome): Promise<void> {
+    // What the handler has begun to store, and did not wait for.
+    while (this.#ways.size !== 0) await Promise.all(this.#ways)
+    const tasks = this.#take((task, beforeError) => this.#request.admits(task, outcome, beforeError))
+    if (this.#refused !== null) return this.#fail(tasks, this.#refused)
+    try {
+      await this.#handOver(tasks)
+    } catch (error) {
+      this.#refused = error as Error
+      throw error
+    }
+  }
+
+  /**
+   * Stores at once the tasks that do not depend on the outcome.
+   * @throws FST_BGT_STORE_FAILED
+   */
+  async flush (): Promise<void> {
+    const others: Task[] = []
+    const tasks = this.#take((task, beforeError) => {
+      if (!beforeError && this.#request.isReleasable(task)) return true
+      others.push(task)
+      return false
+    })
+    this.#collected.push(...others)
+    await this.#handOver(tasks)
+  }
+
+  /** Stores at once, for a request that is released. What fails is tried once more with the reply, if that is to come. */
+  storeNow (): void {
+    this.flush().catch(error => { if (this.#request.answered) this.#fail(this.#take(() => true), error) })
+  }
+
+  /** Stores what is left when the response has gone: nobody can be told any more but the log. */
+  storeLate (outcome: Outcome): void {
+    this.store(outcome).catch(error => this.#fail(this.#take(() => true), error))
+  }
+
+  #take (admits: (task: Task, beforeError: boolean) => boolean): Task[] {
+    const collected = this.#collected
+    this.#collected = []
+    return collected.filter(task => task.status === COLLECTING && admits(task, this.#beforeError?.has(task) ?? false))
+  }
+
+  async #handOver (tasks: Task[]): Promise<void> {
+    if (tasks.length === 0) return
+    this.#underWay.push(...tasks)
+    const arrived = handOver(tasks, this.#request.runtime)
+    const way = arrived.catch(() => { this.#collected.unshift(...tasks.filter(task => task.status === COLLECTING)) }).finally(() => {
+      this.#underWay = this.#underWay.filter(task => !tasks.includes(task))
+      this.#ways.delete(way)
+    })
+    this.#ways.add(way)
+    await way
+    await arrived
+  }
+
+  #fail (tasks: Task[], error: Error): void {
+    for (const task of tasks) {
+      this.#request.runtime.report.failed(task, this.#request, error)
+      this.#request.settle(task, FAILED)
+    }
+  }
+}

@@ -1,0 +1,287 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Deliver, StoredTask, TaskBackend } from './backends/backend'
+import type { Definition } from './define-task'
+import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_STORE_FAILED } from './errors'
+import type { Line } from './line'
+import { describe } from './report'
+import type { Runtime } from './runtime'
+import { COLLECTING, DROPPED, PENDING, STORED, type Task } from './task'
+import type { TaskInfo } from './task-index'
+import type { TaskSpec } from './task-options'
+
+/** Tasks of one request that wait to be stored. */
+class Batch {
+  readonly tasks: StoredTask[]
+  readonly stored: Promise<string[]>
+  #timer: NodeJS.Timeout | undefined
+  #over = false
+  #resolve!: (ids: string[]) => void
+  #reject!: (error: unknown) => void
+
+  constructor (tasks: StoredTask[]) {
+    this.tasks = tasks
+    this.stored = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+  }
+
+  /** Lets its time begin. */
+  arm (ms: number, tooLate: () => void): void {
+    this.#timer = setTimeout(tooLate, ms)
+  }
+
+  /** Returns `false` if it has been refused meanwhile. */
+  resolve (ids: string[]): boolean {
+    if (this.#over) return false
+    this.#end()
+    this.#resolve(ids)
+    return true
+  }
+
+  reject (error: unknown): void {
+    this.#end()
+    this.#reject(error)
+  }
+
+  #end (): void {
+    this.#over = true
+    clearTimeout(this.#timer)
+  }
+}
+
+/** At most so many tasks a write, unless a single request has more: a server must not be held up for long. */
+const MAX_WRITE = 1_000
+
+/** What ids look like; whoever asks for another one, perhaps from a URL, shall not reach other things that a server keeps. */
+const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/
+
+/**
+ * Group commit: while one write is under way, the batches of other requests gather, and the next write takes them all.
+ * So a request waits for two round trips at the most, however many come at once.
+ */
+export class Store {
+  readonly #backend: TaskBackend
+  readonly #timeout: number
+  #waiting: Batch[] = []
+  #writing = false
+  #open = false
+  #log: FastifyBaseLogger | null = null
+  /** Nothing can be asked any more. */
+  closed = false
+
+  constructor (backend: TaskBackend, timeout: number) {
+    this.#backend = backend
+    this.#timeout = timeout
+  }
+
+  /** Connects the backend. What is added before waits until then. */
+  async open (log: FastifyBaseLogger): Promise<void> {
+    this.#log = log
+    await this.#begin(this.#backend.start(log))
+    this.#open = true
+    for (const batch of this.#waiting) this.#arm(batch)
+    this.#schedule()
+  }
+
+  /** Has the backend hand out its tasks. */
+  async work (concurrency: number, deliver: Deliver): Promise<void> {
+    await this.#begin(this.#backend.work(concurrency, deliver))
+  }
+
+  async #begin (action: Promise<void>): Promise<void> {
+    try {
+      await within(this.#timeout, action)
+    } catch (cause) {
+      const error = cause instanceof FST_BGT_MISSING_PACKAGE ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, text(cause), { cause })
+      for (const batch of this.#waiting) this.#refuse(batch, error)
+      await this.close()
+      throw error
+    }
+  }
+
+  /**
+   * Resolves, when the tasks are stored, with the id of each. A batch is stored whole or refused whole.
+   * @throws FST_BGT_STORE_FAILED after `storeTimeout` at the latest
+   */
+  add (tasks: StoredTask[]): Promise<string[]> {
+    const batch = new Batch(tasks)
+    if (this.closed) {
+      this.#refuse(batch, new Error('the application has closed'))
+    } else {
+      this.#waiting.push(batch)
+      if (this.#open) {
+        this.#arm(batch)
+        this.#schedule()
+      }
+    }
+    return batch.stored
+  }
+
+  #arm (batch: Batch): void {
+    batch.arm(this.#timeout, () => this.#refuse(batch, new Error(`no answer within ${this.#timeout} ms`)))
+  }
+
+  #refuse (batch: Batch, cause: unknown): void {
+    // One that is not being written yet must not be written after it was refused.
+    this.#waiting = this.#waiting.filter(other => other !== batch)
+    batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, text(cause), { cause }))
+  }
+
+  /** The requests of one turn of the event loop share the first write already. */
+  #schedule (): void {
+    if (this.#writing || this.#waiting.length === 0) return
+    this.#writing = true
+    setImmediate(() => this.#write())
+  }
+
+  async #write (): Promise<void> {
+    while (this.#waiting.length !== 0) {
+      const batches = this.#takeBatches()
+      const stored = this.#backend.store(batches.flatMap(batch => batch.tasks)).then(ids => this.#stored(batches, ids), error => {
+        for (const batch of batches) this.#refuse(batch, error)
+      })
+      // One that never answers must not keep the next write waiting for ever.
+      await within(this.#timeout, stored).catch(() => {})
+    }
+    this.#writing = false
+  }
+
+  #takeBatches (): Batch[] {
+    let count = 0
+    let size = 0
+    for (const { tasks } of this.#waiting) {
+      size += tasks.length
+      if (count !== 0 && size > MAX_WRITE) break
+      count++
+    }
+    return this.#waiting.splice(0, count)
+  }
+
+  #stored (batches: Batch[], ids: string[]): void {
+    let from = 0
+    for (const batch of batches) {
+      // An answer that came too late: the client has been told that nothing is stored.
+      if (!batch.resolve(ids.slice(from, from += batch.tasks.length))) {
+        for (const { id } of batch.tasks) this.cancel(id).catch(() => {})
+      }
+    }
+  }
+
+  async find (id: string): Promise<TaskInfo | null> {
+    if (!this.#open || !ID.test(id)) return null
+    return within(this.#timeout, this.#backend.find(id))
+  }
+
+  async cancel (id: string): Promise<boolean> {
+    return this.#open && within(this.#timeout, this.#backend.cancel(id))
+  }
+
+  /** Has the backend hand out no more. What is still to be stored is stored. */
+  async pause (): Promise<void> {
+    if (this.#open) await this.#try(this.#backend.pause(), this.#timeout)
+  }
+
+  /** Disconnects the backend, whether its server answers or not. */
+  async close (): Promise<void> {
+    if (this.closed) return
+    this.#open = false
+    this.closed = true
+    for (const batch of this.#waiting) this.#refuse(batch, new Error('the application has closed'))
+    // Begun with the application's start, or not at all.
+    if (this.#log !== null) await this.#try(this.#backend.close(this.#timeout), this.#timeout + CLOSE_GRACE)
+  }
+
+  async #try (action: Promise<void>, ms: number): Promise<void> {
+    try {
+      await within(ms, action)
+    } catch (err) {
+      this.#log!.error({ err }, `${this.#backend.name} could not be closed`)
+    }
+  }
+}
+
+/** Milliseconds that a backend has to disconnect the hard way. */
+const CLOSE_GRACE = 1_000
+
+function text (error: unknown): unknown {
+  // What several addresses of one host refuse has no message of its own.
+  return error instanceof Error ? error.message || (error as { code?: unknown }).code : error
+}
+
+/** Rejects when something takes longer than so many ms. */
+async function within<T> (ms: number, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const tooLate = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms)
+  })
+  try {
+    return await Promise.race([promise, tooLate])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Whether a task goes to the backend. */
+export function isDurable (task: Task, runtime: Runtime): boolean {
+  return runtime.store !== null && task.spec !== null && task.spec.definition !== null && !task.spec.local
+}
+
+/**
+ * Hands tasks over to the backend. When that has them they are settled here, as `stored`.
+ * @throws FST_BGT_STORE_FAILED: then they are collected, as they were before
+ */
+export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> {
+  const { ledger, report } = runtime
+  const store = runtime.store as Store
+  for (const task of tasks) {
+    ledger.move(task, PENDING)
+    task.extra.store = store
+  }
+  let ids: string[]
+  try {
+    ids = await store.add(tasks.map(toStored))
+  } catch (error) {
+    for (const task of tasks) if (task.status === PENDING) ledger.move(task, COLLECTING)
+    throw error
+  }
+  tasks.forEach((task, index) => {
+    const line = task.line
+    if (line === null) {
+      // Called off, or replaced, while it was on its way.
+      store.cancel(task.id).catch(err => {
+        runtime.log.error({ err, task: describe(task) }, 'background task could not be called off in the backend')
+      })
+    } else if (ids[index] === task.id) {
+      line.settle(task, STORED)
+    } else {
+      report.dropped(task, line, `its dedupe id is taken by task ${ids[index]}`)
+      line.settle(task, DROPPED)
+    }
+  })
+}
+
+function toStored (task: Task): StoredTask {
+  const { definition, attempts, backoff, delay, timeout, dedupe } = task.spec as TaskSpec
+  return {
+    id: task.id,
+    name: (definition as Definition).name,
+    label: task.name,
+    payload: task.payload ?? null,
+    requestId: (task.line as Line).requestId,
+    attempts,
+    backoff,
+    delay,
+    timeout,
+    dedupe
+  }
+}
+
+/** Lets go of the source of a streamed reply that will not be sent. */
+export function discard (payload: unknown): void {
+  const { body, destroy, cancel } = (payload ?? {}) as { body?: unknown, destroy?: () => void, cancel?: () => Promise<void> }
+  if (typeof destroy === 'function') destroy.call(payload)
+  else if (typeof cancel === 'function') cancel.call(payload).catch(() => {})
+  // A Response of the fetch standard.
+  else if (typeof body === 'object') discard(body)
+}

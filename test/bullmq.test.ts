@@ -1,0 +1,100 @@
+import { Redis } from 'ioredis'
+import Module from 'node:module'
+import { randomUUID } from 'node:crypto'
+import { Pool } from 'pg'
+import { test, type Test } from 'tap'
+import { defineTask, type TaskContext } from '../index'
+import { bullmq, type BullmqOptions } from '../lib/backends/bullmq'
+import { until } from './support/conformance'
+import { freePort, noOwnRedis, noPostgres, noRedis, ownRedis, postgres, redis } from './support/services'
+import { createApp as createPlainApp } from './support/server'
+
+// What is BullMQ's own about this backend: connections, packages, servers that are away.
+
+const task = defineTask('task', async (payload: unknown, ctx: TaskContext) => {
+  ctx.progress(1)
+  return payload
+})
+
+async function createApp (t: Test, options: BullmqOptions, more = {}) {
+  return createPlainApp(t, { tasks: [task], backend: bullmq({ queue: `bullmq-${randomUUID()}`, ...options }), storeTimeout: 2_000, closeTimeout: 500, ...more })
+}
+
+async function works (t: Test, options: BullmqOptions): Promise<void> {
+  const { app } = await createApp(t, options, { storeTimeout: 5_000 })
+  await app.ready()
+  const handles = [1, 2].map(n => app.backgroundTasks.add(task, n))
+  for (const handle of handles) t.equal(await handle.settled(), 'completed')
+  await app.close()
+}
+
+test('a connection is an URL, options, or a client', async t => {
+  for (const connection of ['mysql://localhost', '', 5, null]) {
+    t.throws(() => bullmq({ connection: connection as string }), { code: 'FST_BGT_INVALID_OPTION' }, String(connection))
+  }
+  t.equal(bullmq({ connection: 'rediss://localhost' }).name, 'BullMQ on Redis')
+  t.equal(bullmq({ connection: { host: 'localhost' } }).name, 'BullMQ on Redis')
+  t.equal(bullmq({ connection: 'postgresql://localhost' }).name, 'BullMQ on Postgres')
+  t.equal(bullmq({ connection: { database: 'x' } }).name, 'BullMQ on Postgres')
+  t.equal(bullmq({ connection: { connectionString: 'x' } }).name, 'BullMQ on Postgres')
+})
+
+test('a missing package is named with the command that installs it', async t => {
+  const module = Module as unknown as { _resolveFilename (name: string, ...args: unknown[]): string }
+  const resolve = module._resolveFilename
+  let code = 'MODULE_NOT_FOUND'
+  t.teardown(() => { module._resolveFilename = resolve })
+  module._resolveFilename = function (name, ...args) {
+    if (name === 'ioredis' || name === 'pg') throw Object.assign(new Error(`no ${name}`), { code })
+    return resolve.call(this, name, ...args)
+  }
+  for (const [connection, packages] of [['redis://localhost', 'bullmq ioredis'], ['postgres://localhost', 'bullmq pg']] as const) {
+    const { app } = await createApp(t, { connection })
+    await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_MISSING_PACKAGE', message: new RegExp(`npm install ${packages}`) })
+  }
+  code = ''
+  const { app } = await createApp(t, { connection: 'redis://localhost' })
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_BACKEND_FAILED', message: /no ioredis/ })
+})
+
+test('no server at the start: a clear failure, and nothing is left open', async t => {
+  for (const scheme of ['redis', 'postgres']) {
+    const { app } = await createApp(t, { connection: `${scheme}://127.0.0.1:${await freePort()}` })
+    await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_BACKEND_FAILED' })
+  }
+})
+
+test('connections to Redis', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const { hostname: host, port } = new URL(url)
+  await works(t, { connection: url, prefix: 'other', retain: { completed: { age: 10, count: 10 } } })
+  await works(t, { connection: { host, port: Number(port) } })
+  const client = new Redis(url)
+  t.teardown(() => client.disconnect())
+  await works(t, { connection: client })
+  t.equal(await client.ping(), 'PONG', 'a ready client stays open')
+})
+
+test('connections to Postgres', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  await works(t, { connection: { connectionString: url }, prefix: 'other' })
+  const pool = new Pool({ connectionString: url, options: '-c search_path=bullmq' })
+  await works(t, { connection: pool })
+  t.equal((await pool.query('SELECT 1 AS one')).rows[0].one, 1, 'a ready pool stays open')
+  await pool.end()
+})
+
+test('a server that goes away and does not come back: logged once, and close is bounded', { skip: noOwnRedis }, async t => {
+  const server = await ownRedis(t)
+  const { app, log } = await createApp(t, { connection: server.url })
+  app.get('/', async request => request.backgroundTasks.add(task, 1).id)
+  const id = (await app.inject('/')).body
+  await until('it has run', async () => (await app.backgroundTasks.find(id))?.state === 'completed')
+  await server.stop('SIGKILL')
+  t.equal((await app.inject('/')).statusCode, 503)
+  await t.rejects(app.backgroundTasks.find(id))
+  await until('logged', () => log.some(({ msg }) => msg.endsWith('the connection failed')))
+  const begin = performance.now()
+  await app.close()
+  t.ok(performance.now() - begin < 10_000)
+})

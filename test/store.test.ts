@@ -1,0 +1,499 @@
+import { ReadableStream } from 'node:stream/web'
+import { Readable } from 'node:stream'
+import { test } from 'tap'
+import { defineTask, errorCodes, type BackgroundTasksOptions } from '../index'
+import { Store } from '../lib/store'
+import { rawClient } from './support/client'
+import { until } from './support/conformance'
+import { createApp as createPlainApp, listen, signal, turns } from './support/server'
+import { StubBackend } from './support/stub-backend'
+import type { Test } from 'tap'
+
+// When and how the tasks of requests are written to a backend; the server is a stub.
+
+const task = defineTask('task', async (_payload: unknown) => {})
+const never = () => new Promise<never>(() => {})
+
+async function createApp (t: Test, options: BackgroundTasksOptions = {}, backend = new StubBackend()) {
+  const { app, log } = await createPlainApp(t, { backend, worker: false, storeTimeout: 200, tasks: [task], ...options })
+  return { app, log, backend }
+}
+
+test('the reply waits until the tasks are stored', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
+  const written = signal()
+  const go = signal()
+  backend.onStore = async tasks => {
+    written.resolve()
+    await go.promise
+    return tasks.map(({ id }) => id)
+  }
+  app.get('/', async request => {
+    const handle = request.backgroundTasks.add(task, 1)
+    return { state: handle.state }
+  })
+  let answered = false
+  const response = app.inject('/').then(response => { answered = true; return response })
+  await written.promise
+  await turns(20)
+  t.notOk(answered)
+  go.resolve()
+  t.equal((await response).statusCode, 200)
+  t.same(backend.payloads, [1])
+})
+
+test('one batch a request, and concurrent requests share writes', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
+  const go = signal()
+  let arrived = 0
+  app.get('/', async request => {
+    if (++arrived === 64) go.resolve()
+    await go.promise
+    request.backgroundTasks.add(task, 1)
+    request.backgroundTasks.add(task, 2)
+    return 'x'
+  })
+  await app.ready()
+  const responses = await Promise.all(Array.from({ length: 64 }, () => app.inject('/')))
+  t.ok(responses.every(({ statusCode }) => statusCode === 200))
+  t.equal(backend.writes.flat().length, 128)
+  t.ok(backend.writes.length <= 3, `${backend.writes.length} writes for 64 concurrent requests`)
+})
+
+test('a write has at most a thousand tasks, unless one request has more', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
+  await app.ready()
+  const sizes = [1_500, 600, 600, 300]
+  const store = new Store(backend, 20_000)
+  await store.open(app.log)
+  const stored = (n: number) => ({ id: String(n), name: 'x', label: 'x', payload: null, requestId: null, attempts: 1, backoff: null, delay: 0, timeout: 0, dedupe: null })
+  await Promise.all(sizes.map((size, n) => store.add(Array.from({ length: size }, () => stored(n)))))
+  t.same(backend.writes.map(({ length }) => length), [1_500, 600, 900])
+})
+
+for (const [name, onStore, cause] of [
+  ['refuses', async () => { throw new Error('OOM command not allowed') }, /OOM command not allowed/],
+  ['refuses without a message', async () => { throw Object.assign(new Error(''), { code: 'ECONNREFUSED' }) }, /ECONNREFUSED/],
+  ['throws what is no error', async () => { throw 'full' }, /full/], // eslint-disable-line no-throw-literal
+  ['never answers', never, /no answer within 200 ms/]
+] as const) {
+  test(`a server that ${name}: 503 within the bound, and nothing is left behind`, async t => {
+    const { app, backend, log } = await createApp(t)
+    backend.onStore = onStore as StubBackend['onStore']
+    const states: string[] = []
+    app.get('/', async request => {
+      const handle = request.backgroundTasks.add(task, 1)
+      const always = request.backgroundTasks.add({ runOn: 'always' }, task, 2)
+      handle.settled().then(state => states.push(state))
+      always.settled().then(state => states.push(state))
+      return 'x'
+    })
+    await app.ready()
+    const begin = performance.now()
+    const response = await app.inject('/')
+    const took = performance.now() - begin
+    t.equal(response.statusCode, 503)
+    t.match(response.json(), { code: 'FST_BGT_STORE_FAILED', message: cause })
+    t.ok(took < 2_000, `${took} ms`)
+    t.same(states.sort(), ['dropped', 'failed'])
+    t.equal(backend.writes.length, 1, 'the error page does not try again')
+    t.match(log.filter(line => line.msg === 'background task failed'), [{ err: { code: 'FST_BGT_STORE_FAILED' } }])
+    // It is back.
+    backend.onStore = async tasks => tasks.map(({ id }) => id)
+    t.equal((await app.inject('/')).statusCode, 200)
+  })
+}
+
+test('an error of the handler comes first, then the store fails: an error all the same, and one try', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onStore = async () => { throw new Error('down') }
+  app.get('/', async request => {
+    request.backgroundTasks.add({ runOn: 'failure' }, task, 1)
+    throw new Error('boom')
+  })
+  const response = await app.inject('/')
+  t.equal(response.statusCode, 500)
+  t.match(response.json(), { message: /could not be stored/ })
+  t.equal(backend.writes.length, 1)
+})
+
+test('what is written after all, but too late, is called off', async t => {
+  const { app, backend } = await createApp(t)
+  const go = signal()
+  backend.onStore = async tasks => {
+    await go.promise
+    return tasks.map(({ id }) => id)
+  }
+  backend.onCancel = async () => { throw new Error('a worker has it') }
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 1)
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 503)
+  go.resolve()
+  await until('called off', () => backend.cancelled.length === 1)
+  t.same(backend.cancelled, backend.writes.flat().map(({ id }) => id))
+})
+
+test('one that waits behind a write that never ends is refused, and not written later', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onStore = never
+  app.get('/:n', async request => {
+    request.backgroundTasks.add(task, (request.params as { n: string }).n)
+    return 'x'
+  })
+  const first = app.inject('/1')
+  await until('the first is being written', () => backend.writes.length === 1)
+  const second = await app.inject('/2')
+  t.equal((await first).statusCode, 503)
+  t.equal(second.statusCode, 503)
+  await turns(20)
+  t.notOk(backend.payloads.includes('3'))
+  backend.onStore = async tasks => tasks.map(({ id }) => id)
+  t.equal((await app.inject('/3')).statusCode, 200)
+  t.ok(backend.payloads.includes('3'))
+})
+
+test('the source of a streamed reply is destroyed', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onStore = async () => { throw new Error('down') }
+  let cancelled = 0
+  const web = () => new ReadableStream({ cancel: () => { cancelled++ } })
+  const node = new Readable({ read () {} })
+  const locked = web()
+  locked.getReader()
+  const replies: Record<string, () => unknown> = {
+    node: () => node,
+    web,
+    response: () => new Response(web() as never),
+    text: () => 'x',
+    empty: () => new Response(null)
+  }
+  app.get('/:kind', async (request, reply) => {
+    request.backgroundTasks.add(task, 1)
+    return reply.send(replies[(request.params as { kind: string }).kind]!())
+  })
+  for (const kind of Object.keys(replies)) t.equal((await app.inject(`/${kind}`)).statusCode, 503, kind)
+  t.ok(node.destroyed)
+  t.equal(cancelled, 2)
+})
+
+test('an error handler that rewrites every error sees this one too', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onStore = async () => { throw new Error('down') }
+  const seen: unknown[] = []
+  app.setErrorHandler((error: { code?: string }, _request, reply) => {
+    seen.push(error.code)
+    reply.code(200).send('all is well')
+  })
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 1)
+    return 'x'
+  })
+  const response = await app.inject('/')
+  t.same([response.statusCode, response.body, seen], [200, 'all is well', ['FST_BGT_STORE_FAILED']])
+})
+
+test('tasks of a hijacked reply are stored after it', async t => {
+  const { app, backend } = await createApp(t)
+  app.get('/', (request, reply) => {
+    request.backgroundTasks.add(task, 1)
+    reply.hijack()
+    reply.raw.end(String(backend.writes.length))
+  })
+  const { url } = await listen(app)
+  t.equal(await (await fetch(url)).text(), '0')
+  await until('stored', () => backend.writes.length === 1)
+})
+
+test('tasks added after the plugin\'s onSend are stored after the reply', async t => {
+  const { app, backend } = await createApp(t)
+  app.addHook('onSend', async request => { request.backgroundTasks.add(task, 'hook') })
+  app.get('/', async request => {
+    setImmediate(() => setImmediate(() => request.backgroundTasks.add(task, 'late')))
+    return 'x'
+  })
+  const { url } = await listen(app)
+  await (await fetch(url)).text()
+  await until('stored', () => backend.writes.flat().length === 2)
+  t.same(backend.payloads.sort(), ['hook', 'late'])
+})
+
+test('where it fails after the reply, that is logged', async t => {
+  const { app, backend, log } = await createApp(t)
+  backend.onStore = async () => { throw new Error('down') }
+  app.get('/', (request, reply) => {
+    request.backgroundTasks.add(task, 1)
+    reply.hijack()
+    reply.raw.end('x')
+  })
+  const { url } = await listen(app)
+  await (await fetch(url)).text()
+  await until('logged', () => log.find(line => line.msg === 'background task failed' && line.err!.code === 'FST_BGT_STORE_FAILED'))
+  t.match(app.backgroundTasks.stats(), { failed: 1 })
+})
+
+test('a client that leaves before the answer: stored all the same', async t => {
+  const { app, backend } = await createApp(t)
+  const [began, go] = [signal(), signal()]
+  app.get('/returns', async request => {
+    request.backgroundTasks.add(task, 'returns')
+    began.resolve()
+    await go.promise
+    return 'x'
+  })
+  app.get('/nothing', async (request): Promise<void> => {
+    request.backgroundTasks.add(task, 'nothing')
+  })
+  const { port } = await listen(app)
+  const client = await rawClient(t, port)
+  client.send('GET', '/returns')
+  await began.promise
+  client.leave()
+  await turns(20)
+  go.resolve()
+  await until('stored', () => backend.writes.length === 1)
+  t.same(backend.payloads, ['returns'])
+})
+
+test('flush stores what does not wait for the outcome, at once', async t => {
+  const { app, backend } = await createApp(t)
+  app.get('/', async request => {
+    await request.backgroundTasks.flush()
+    request.backgroundTasks.add(task, 'now')
+    request.backgroundTasks.add({ runOn: 'failure' }, task, 'failure')
+    request.backgroundTasks.add({ runOn: () => true }, task, 'predicate')
+    await request.backgroundTasks.flush()
+    return backend.payloads
+  })
+  t.same((await app.inject('/')).json(), ['now'])
+  t.same(backend.payloads, ['now', 'predicate'])
+})
+
+test('a flush that fails can be tried again; a reply waits for one that nobody awaits', async t => {
+  const { app, backend } = await createApp(t)
+  const go = signal()
+  app.get('/caught', async request => {
+    request.backgroundTasks.add(task, 'caught')
+    backend.onStore = async () => { throw new Error('down') }
+    await t.rejects(request.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED' })
+    backend.onStore = async tasks => tasks.map(({ id }) => id)
+    return 'x'
+  })
+  app.get('/floating', async request => {
+    backend.onStore = async tasks => {
+      await go.promise
+      return tasks.map(({ id }) => id)
+    }
+    request.backgroundTasks.add(task, 'floating')
+    request.backgroundTasks.flush()
+    return 'x'
+  })
+  t.equal((await app.inject('/caught')).statusCode, 200)
+  t.same(backend.payloads, ['caught', 'caught'])
+  let answered = false
+  const response = app.inject('/floating').then(() => { answered = true })
+  await turns(20)
+  t.notOk(answered)
+  go.resolve()
+  await response
+  t.same(backend.payloads, ['caught', 'caught', 'floating'])
+})
+
+test('released: stored at once; if that fails, again with the reply', async t => {
+  const { app, backend, log } = await createApp(t)
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 'before')
+    request.backgroundTasks.release()
+    request.backgroundTasks.add(task, 'after')
+    await until('stored', () => backend.writes.flat().length === 2)
+    backend.onStore = async () => { throw new Error('down') }
+    request.backgroundTasks.add(task, 'down')
+    await until('tried', () => backend.payloads.includes('down'))
+    await turns()
+    backend.onStore = async tasks => tasks.map(({ id }) => id)
+    return 'x'
+  })
+  app.get('/stream', (request, reply) => {
+    reply.hijack()
+    reply.raw.write('x')
+    backend.onStore = async () => { throw new Error('down') }
+    request.backgroundTasks.release()
+    request.backgroundTasks.add(task, 'nobody to tell')
+    until('logged', () => log.find(line => line.msg === 'background task failed')).then(() => reply.raw.end())
+  })
+  const { url } = await listen(app)
+  t.equal((await fetch(url)).status, 200)
+  t.same(backend.payloads, ['before', 'after', 'down', 'down'])
+  await (await fetch(`${url}/stream`)).text()
+  t.match(app.backgroundTasks.stats(), { failed: 1 })
+})
+
+test('a task that is called off, or replaced, while it is being written', async t => {
+  const { app, backend, log } = await createApp(t, { storeTimeout: 20_000 })
+  const go = signal()
+  backend.onStore = async tasks => {
+    await go.promise
+    return tasks.map(({ id }) => id)
+  }
+  backend.onCancel = async () => { throw new Error('down') }
+  await app.ready()
+  const handle = app.backgroundTasks.add(task, 1)
+  await until('it is being written', () => backend.writes.length === 1)
+  t.equal(await handle.cancel(), true)
+  t.equal(await handle.settled(), 'cancelled')
+  go.resolve()
+  await app.backgroundTasks.flush()
+  t.same(backend.cancelled, [handle.id])
+  await until('logged', () => log.find(({ msg }) => msg === 'background task could not be called off in the backend'))
+  backend.onStore = async () => {
+    await other.cancel()
+    throw new Error('down')
+  }
+  const other = app.backgroundTasks.add(task, 2)
+  await t.rejects(app.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED' })
+  t.equal(other.state, 'cancelled')
+})
+
+test('the application\'s own tasks: a failure is logged, and flush tells', async t => {
+  const { app, backend, log } = await createApp(t)
+  backend.onStore = async () => { throw new Error('down') }
+  await app.ready()
+  const handle = app.backgroundTasks.add(task, 1)
+  await t.rejects(app.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED', statusCode: 503 })
+  t.equal(await handle.settled(), 'failed')
+  await until('logged', () => log.find(line => line.msg === 'background task failed'))
+  await app.backgroundTasks.flush()
+})
+
+test('what is added before the start is stored with it', async t => {
+  const { app, backend } = await createApp(t, { worker: { concurrency: 7 } })
+  const handle = app.backgroundTasks.add(task, undefined)
+  t.equal(await app.backgroundTasks.find(handle.id).then(info => info?.state), 'pending')
+  await turns()
+  t.same(backend.writes, [])
+  await app.ready()
+  await app.backgroundTasks.flush()
+  t.same(backend.payloads, [undefined])
+  t.equal(backend.concurrency, 7)
+  t.equal(handle.state, 'stored')
+})
+
+test('a definition with local: true, and plain functions, stay here', async t => {
+  let ran = 0
+  const local = defineTask('local', async () => { ran++ }, { local: true })
+  const { app, backend } = await createApp(t, { tasks: [task, local] })
+  app.get('/', async request => {
+    request.backgroundTasks.add(local)
+    request.backgroundTasks.add(() => { ran++ })
+    return 'x'
+  })
+  await app.inject('/')
+  await app.backgroundTasks.idle()
+  t.equal(ran, 2)
+  t.same(backend.writes, [])
+})
+
+test('capture needs no backend', async t => {
+  const { app, backend } = await createApp(t, { mode: 'capture' })
+  backend.onStart = async () => { t.fail('must not start') }
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 1)
+    return 'x'
+  })
+  await app.inject('/')
+  await app.backgroundTasks.idle()
+  t.match(app.backgroundTasks.captured, [{ name: 'task', payload: 1 }])
+})
+
+for (const where of ['onStart', 'onWork'] as const) {
+  test(`the start fails clearly: ${where}`, async t => {
+    for (const [action, message] of [[never, /stub received no answer within 200 ms/], [async () => { throw new Error('no such host') }, /stub received no such host/]] as const) {
+      const { app, backend } = await createApp(t, { worker: {} })
+      backend[where] = action
+      const early = app.backgroundTasks.add(task, 1)
+      await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_BACKEND_FAILED', message })
+      if (where === 'onStart') t.equal(await early.settled(), 'failed')
+      t.equal(backend.closes, 1, 'nothing is left open')
+      await app.close()
+      t.equal(backend.closes, 1)
+    }
+  })
+}
+
+test('a missing package is named as it is', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onStart = async () => { throw new errorCodes.FST_BGT_MISSING_PACKAGE('stub', 'stub') }
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_MISSING_PACKAGE', message: /npm install stub/ })
+})
+
+test('close is bounded, whatever the server does', async t => {
+  const { app, backend, log } = await createApp(t, { closeTimeout: 50 })
+  backend.onPause = never
+  backend.onClose = never
+  await app.ready()
+  const begin = performance.now()
+  await app.close()
+  t.ok(performance.now() - begin < 5_000)
+  t.equal(log.filter(({ msg }) => msg === 'stub could not be closed').length, 2)
+})
+
+test('before its start and after its close the backend is not asked', async t => {
+  const { app, backend } = await createApp(t, { closeTimeout: 50 })
+  const id = '11111111-2222-4333-8444-555555555555'
+  backend.onFind = async () => t.fail('must not be asked') as never
+  t.equal(await app.backgroundTasks.find(id), null)
+  const handle = app.backgroundTasks.add(task, 1)
+  await app.close()
+  t.equal(await handle.settled(), 'failed')
+  const other = await createApp(t)
+  await other.app.ready()
+  const stored = other.app.backgroundTasks.add(task, 1)
+  await other.app.backgroundTasks.flush()
+  await other.app.close()
+  t.equal(await stored.settled(), 'stored')
+  t.equal(await stored.cancel(), false)
+})
+
+test('a store that is closed refuses', async t => {
+  const backend = new StubBackend()
+  const store = new Store(backend, 100)
+  const waiting = store.add([])
+  waiting.catch(() => {})
+  await store.close()
+  await t.rejects(waiting, { code: 'FST_BGT_STORE_FAILED' })
+  await t.rejects(store.add([]), { code: 'FST_BGT_STORE_FAILED' })
+  await store.close()
+  t.equal(backend.closes, 0, 'one that was never opened')
+})
+
+test('settled follows a task into the backend', async t => {
+  const { app, backend } = await createApp(t)
+  await app.ready()
+  const add = async (ask = true) => {
+    const handle = app.backgroundTasks.add(task, 1)
+    const early = ask ? handle.settled() : undefined
+    await app.backgroundTasks.flush()
+    return { handle, early }
+  }
+  const info = { name: 'task', attempts: 1, progress: undefined, result: undefined, error: undefined }
+  let asked = 0
+  backend.onFind = async id => {
+    asked++
+    if (asked === 1) return { ...info, id, state: 'running' }
+    if (asked === 2) throw new Error('away for a moment')
+    return { ...info, id, state: 'completed' }
+  }
+  const first = await add()
+  t.equal(await first.early, 'completed')
+  t.equal(await first.handle.settled(), 'completed')
+  backend.onFind = async () => null
+  const forgotten = await add()
+  t.equal(await forgotten.handle.settled(), 'stored')
+  const cancelled = await add(false)
+  t.equal(await cancelled.handle.cancel(), true)
+  t.equal(await cancelled.handle.settled(), 'cancelled')
+  backend.onStore = async tasks => tasks.map(() => 'another')
+  const dropped = await add()
+  t.equal(await dropped.early, 'dropped')
+})

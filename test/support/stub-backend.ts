@@ -1,0 +1,80 @@
+import type { Deliver, Delivery, DeliveryEnd, StoredTask, TaskBackend, TaskInfo } from '../../lib/backends/backend'
+
+/** A backend whose server is the test. */
+export class StubBackend implements TaskBackend {
+  readonly name = 'stub'
+  /** What each call of `store` was given. */
+  readonly writes: StoredTask[][] = []
+  readonly cancelled: string[] = []
+  readonly infos = new Map<string, TaskInfo>()
+  closes = 0
+  pauses = 0
+  concurrency = 0
+  #deliver: Deliver | null = null
+
+  /** Replaced by a test that wants another end. */
+  onStart: () => Promise<void> = async () => {}
+  onStore: (tasks: StoredTask[]) => Promise<string[]> = async tasks => tasks.map(({ id }) => id)
+  onWork: () => Promise<void> = async () => {}
+  onPause: () => Promise<void> = async () => {}
+  onFind: (id: string) => Promise<TaskInfo | null> = async id => this.infos.get(id) ?? null
+  onCancel: (id: string) => Promise<boolean> = async () => true
+  onClose: () => Promise<void> = async () => {}
+
+  start (): Promise<void> { return this.onStart() }
+
+  store (tasks: StoredTask[]): Promise<string[]> {
+    this.writes.push(tasks)
+    return this.onStore(tasks)
+  }
+
+  async work (concurrency: number, deliver: Deliver): Promise<void> {
+    this.concurrency = concurrency
+    this.#deliver = deliver
+    await this.onWork()
+  }
+
+  pause (): Promise<void> {
+    this.pauses++
+    return this.onPause()
+  }
+
+  find (id: string): Promise<TaskInfo | null> { return this.onFind(id) }
+
+  cancel (id: string): Promise<boolean> {
+    this.cancelled.push(id)
+    return this.onCancel(id)
+  }
+
+  close (): Promise<void> {
+    this.closes++
+    return this.onClose()
+  }
+
+  /** Hands a task to the application, as its worker would. */
+  deliver (task: Partial<StoredTask> & { name: string }, delivery: Partial<Delivery> = {}): Promise<DeliveryEnd> {
+    return this.#deliver!({
+      task: {
+        id: '11111111-2222-4333-8444-555555555555',
+        label: task.name,
+        payload: null,
+        requestId: null,
+        attempts: 1,
+        backoff: null,
+        delay: 0,
+        timeout: 0,
+        dedupe: null,
+        ...task
+      },
+      attempt: 1,
+      signal: new AbortController().signal,
+      progress: () => {},
+      ...delivery
+    })
+  }
+
+  /** The payloads of all that was written. */
+  get payloads (): unknown[] {
+    return this.writes.flat().map(({ payload }) => payload === null ? undefined : JSON.parse(payload))
+  }
+}

@@ -1,0 +1,72 @@
+import type { Test } from 'tap'
+import { until } from './conformance'
+import { account, Faults } from './faults'
+
+/** Worker processes and web processes that die, on a real server. */
+export async function workerFaults (t: Test, url: string): Promise<void> {
+  await t.test('kill -9 of a worker in the middle of a task: another one takes it over, and it is no attempt', async t => {
+    const faults = new Faults(t, url)
+    const web = await faults.start(false)
+    const first = await faults.start({ concurrency: 5 })
+    const { status, body } = await web.send('POST', '/slow/1/1000')
+    t.equal(status, 202)
+    await until('it has begun', () => faults.lines().length === 1)
+    await first.stop('SIGKILL')
+    const second = await faults.start({ concurrency: 5 })
+    await until('it has run', () => faults.ran().has(1))
+    t.match(faults.lines(), [
+      { what: 'began', attempt: 1, pid: first.pid },
+      { what: 'began', attempt: 1, pid: second.pid },
+      { what: 'ran', attempt: 1, pid: second.pid }
+    ])
+    await until('completed', async () => (await web.send('GET', `/tasks/${body.id}`)).body.state === 'completed')
+    await faults.end()
+  })
+
+  await t.test('kill -9 of the web process right after its 202', async t => {
+    const faults = new Faults(t, url)
+    const web = await faults.start(false)
+    const acknowledged = new Set<number>()
+    await Promise.all(Array.from({ length: 50 }, async (_, n) => {
+      const { status } = await web.send('POST', `/record/${n}`)
+      if (status === 202) acknowledged.add(n)
+      // Some of the others are under way then.
+      if (n === 25) await web.stop('SIGKILL')
+    }).map(sent => sent.catch(() => {})))
+    t.ok(acknowledged.has(25))
+    await faults.start({ concurrency: 5 })
+    await until('all have run', () => [...acknowledged].every(n => faults.ran().has(n)))
+    account(t, acknowledged, faults.ran())
+    await faults.end()
+  })
+
+  await t.test('two workers on one queue share its tasks, each of which runs once', async t => {
+    const faults = new Faults(t, url)
+    const [web, one, two] = await Promise.all([faults.start(false), faults.start({ concurrency: 2 }), faults.start({ concurrency: 2 })])
+    await Promise.all(Array.from({ length: 100 }, (_, n) => web.send('POST', `/slow/${n}/20`)))
+    await until('all have run', () => faults.ran().size === 100)
+    const ran = faults.lines().filter(({ what }) => what === 'ran')
+    t.equal(ran.length, 100)
+    t.same(new Set(ran.map(({ pid }) => pid)), new Set([one.pid, two.pid]))
+    await faults.end()
+  })
+
+  await t.test('a task that kills its workers fails visibly, and the others go on', async t => {
+    const faults = new Faults(t, url, { maxCrashes: 2 })
+    const web = await faults.start(false)
+    const { body } = await web.send('POST', '/poison/1')
+    const state = async () => (await web.send('GET', `/tasks/${body.id}`)).body
+    let worker = await faults.start({ concurrency: 1 })
+    const info = await until('it has failed', async () => {
+      if (!worker.alive) worker = await faults.start({ concurrency: 1 })
+      const info = await state()
+      return info.state === 'failed' && info
+    })
+    t.match(info.error, /stalled more than/)
+    t.equal(faults.lines().length, 3, 'the first time, and twice more')
+    t.same(faults.lines().map(({ attempt }) => attempt), [1, 1, 1])
+    await web.send('POST', '/record/2')
+    await until('another one has run', () => faults.ran().has(2))
+    await faults.end()
+  })
+}
