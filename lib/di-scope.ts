@@ -80,6 +80,7 @@ export class DiBridge {
 
   /** Lets the request's scope, and the scopes made from it, resolve `backgroundTasks`. */
   register (request: FastifyRequest): void {
+    if (this.#answered.length !== 0) this.#partAnswered()
     const scope = scopeOf(request)
     if (scope === null) return
     const resolver = new CollectorResolver(this.#runtime, scope, request)
@@ -95,17 +96,16 @@ export class DiBridge {
   answered (request: FastifyRequest, reply: FastifyReply): void {
     // A cancelled HTTP/2 stream comes here too, with its handler still at work.
     if (!reply.raw.writableEnded || (request as unknown as Slots)[kTasks] instanceof RequestTasks) return
-    // The hooks after ours may still ask for the collector. An immediate would let the event loop poll once more.
-    if (this.#answered.push(request) === 1) process.nextTick(this.#part)
+    // Not now: the hooks after ours may still ask for the collector. The next request does it, for no turn of its own.
+    this.#answered.push(request)
   }
 
-  readonly #part = () => {
-    const requests = this.#answered
-    this.#answered = []
-    for (const request of requests) {
+  #partAnswered (): void {
+    for (const request of this.#answered) {
       const { [kTasks]: slot, [kResolver]: resolver } = request as unknown as Slots
       if (!(slot instanceof RequestTasks)) resolver?.part(slot as FastifyReply)
     }
+    this.#answered.length = 0
   }
 
   /** Keeps the request's scope from being disposed, until the lease ends. */

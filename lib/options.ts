@@ -1,9 +1,8 @@
 import type { FastifyRequest } from 'fastify'
 import type { TaskBackend } from './backends/backend'
 import { definitionOf, type TaskDefinition } from './define-task'
-import { FST_BGT_DUPLICATE_TASK, FST_BGT_INVALID_OPTION, FST_BGT_UNKNOWN_OPTION } from './errors'
-import { received } from './received'
-import { MAX_TIMER } from './task-options'
+import { checkOptions, flag, limit, milliseconds, oneOf, type Checks } from './check-options'
+import { FST_BGT_DUPLICATE_TASK } from './errors'
 import type { TaskHandle } from './task'
 
 /** The options of the plugin. All are checked once, at registration. */
@@ -115,14 +114,7 @@ const DEFAULTS: Required<Omit<BackgroundTasksOptions, 'onError' | 'backend'>> & 
   disposeScopes: true
 }
 
-type Check = readonly [expected: string, accepts: (value: any) => boolean]
-
-const milliseconds: Check = [`a number of milliseconds from 0 to ${MAX_TIMER}`, value => typeof value === 'number' && value >= 0 && value <= MAX_TIMER]
-const limit: Check = ['a whole number from 1 on, or Infinity', value => value === Infinity || (Number.isSafeInteger(value) && value >= 1)]
-const flag: Check = ['a boolean', value => typeof value === 'boolean']
-const oneOf = (...values: string[]): Check => [values.map(value => `'${value}'`).join(' or '), value => values.includes(value)]
-
-const CHECKS: { readonly [name in keyof typeof DEFAULTS]: Check } = {
+const CHECKS: Checks<typeof DEFAULTS> = {
   tasks: ['an array of defined tasks', value => Array.isArray(value) && value.every(task => typeof task === 'function' && definitionOf(task) !== undefined)],
   onFailure: oneOf('continue', 'stop'),
   onError: ['a function', value => typeof value === 'function'],
@@ -151,15 +143,8 @@ const FASTIFY_OPTIONS = ['prefix', 'logLevel', 'logSerializers', 'encapsulate']
  * @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION, FST_BGT_DUPLICATE_TASK
  */
 export function resolveOptions (options: BackgroundTasksOptions): ResolvedOptions {
-  const resolved: Record<string, unknown> = { ...DEFAULTS }
-  for (const [name, value] of Object.entries(options)) {
-    if (FASTIFY_OPTIONS.includes(name)) continue
-    if (!Object.hasOwn(CHECKS, name)) throw new FST_BGT_UNKNOWN_OPTION(name, Object.keys(CHECKS).join(', '))
-    if (value === undefined) continue
-    const [expected, accepts] = CHECKS[name as keyof typeof CHECKS]
-    if (!accepts(value)) throw new FST_BGT_INVALID_OPTION(name, expected, received(value))
-    resolved[name] = value
-  }
+  const own = Object.fromEntries(Object.entries(options).filter(([name]) => !FASTIFY_OPTIONS.includes(name)))
+  const resolved: Record<string, unknown> = checkOptions(own, DEFAULTS, CHECKS)
   const tasks = new Map<string, TaskDefinition>()
   for (const task of resolved.tasks as TaskDefinition[]) {
     if (tasks.has(task.name)) throw new FST_BGT_DUPLICATE_TASK(task.name)

@@ -146,7 +146,7 @@ export class Task implements TaskHandle {
     if (this.line !== null) return this.line.cancel(this)
     if (this.status !== STORED) return false
     const { extra } = this
-    extra.cancelled = (await extra.store?.cancel(this.id)) ?? false
+    extra.cancelled = await extra.store?.cancel(this.id) === true
     return extra.cancelled
   }
 

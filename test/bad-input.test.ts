@@ -40,7 +40,7 @@ test('add refuses what cannot run, at the call, and says what it received', asyn
       [[{ backoff: { type: 'fixed', delay: 1, factor: 2 } }, noop], 'FST_BGT_INVALID_TASK_OPTION', 'factor: 2'],
       [[{ key: 7 }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'key' must be a non-empty string, received 7"],
       [[{ signal: 'yes' }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'signal' must be a boolean, received 'yes'"],
-      [[{ retries: 3 }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'retries' must be one of name, runOn, timeout, attempts, backoff, delay, key, signal, received 3"],
+      [[{ retries: 3 }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'retries' must be one of name, runOn, timeout, attempts, backoff, delay, key, dedupe, signal, received 3"],
       [[{ toString: 3 }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'toString'"]
     ] as const) {
       try {
@@ -89,6 +89,9 @@ for (const [options, code, message] of [
   [{ mode: 'test' }, 'FST_BGT_INVALID_OPTION', /'mode' must be 'run' or 'capture', received 'test'/],
   [{ asyncContext: 1 }, 'FST_BGT_INVALID_OPTION', /'asyncContext' must be a boolean, received 1/],
   [{ disposeScopes: null }, 'FST_BGT_INVALID_OPTION', /'disposeScopes' must be a boolean, received null/],
+  [{ worker: true }, 'FST_BGT_INVALID_OPTION', /'worker' must be false or \{ concurrency: a whole number from 1 on }, received true/],
+  [{ worker: { concurrency: 0 } }, 'FST_BGT_INVALID_OPTION', /'worker' .* received \{ concurrency: 0 }/],
+  [{ backend: {} }, 'FST_BGT_INVALID_OPTION', /'backend' must be a backend, .* received {}/],
   [{ tasks: {} }, 'FST_BGT_INVALID_OPTION', /'tasks' must be an array of defined tasks, received {}/],
   [{ tasks: [noop] }, 'FST_BGT_INVALID_OPTION', /'tasks' must be an array of defined tasks, received \[ \[Function: noop\] \]/],
   [{ tasks: [defineTask('same', noop), defineTask('same', noop)] }, 'FST_BGT_DUPLICATE_TASK', /two definitions with the name 'same'/]

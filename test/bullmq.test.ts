@@ -1,3 +1,4 @@
+import { Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import Module from 'node:module'
 import { randomUUID } from 'node:crypto'
@@ -7,7 +8,7 @@ import { defineTask, type TaskContext } from '../index'
 import { bullmq, type BullmqOptions } from '../lib/backends/bullmq'
 import { until } from './support/conformance'
 import { freePort, noOwnRedis, noPostgres, noRedis, ownRedis, postgres, redis } from './support/services'
-import { createApp as createPlainApp } from './support/server'
+import { createApp as createPlainApp, signal } from './support/server'
 
 // What is BullMQ's own about this backend: connections, packages, servers that are away.
 
@@ -27,6 +28,14 @@ async function works (t: Test, options: BullmqOptions): Promise<void> {
   for (const handle of handles) t.equal(await handle.settled(), 'completed')
   await app.close()
 }
+
+test('options are checked', async t => {
+  const connection = 'redis://localhost'
+  t.throws(() => bullmq({ connection, que: 'x' } as never), { code: 'FST_BGT_UNKNOWN_OPTION', message: /'que'; the options are connection, prefix, queue/ })
+  for (const wrong of [{ prefix: 5 }, { queue: '' }, { lockDuration: '1s' }, { maxCrashes: -1 }, { retain: null }]) {
+    t.throws(() => bullmq({ connection, ...wrong } as never), { code: 'FST_BGT_INVALID_OPTION' }, JSON.stringify(wrong))
+  }
+})
 
 test('a connection is an URL, options, or a client', async t => {
   for (const connection of ['mysql://localhost', '', 5, null]) {
@@ -97,4 +106,40 @@ test('a server that goes away and does not come back: logged once, and close is 
   const begin = performance.now()
   await app.close()
   t.ok(performance.now() - begin < 10_000)
+})
+
+test('a worker that went away takes its task down with it, as often as `maxCrashes` allows', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const queue = `crashes-${randomUUID()}`
+  const started = signal()
+  // As one that was killed: it has the task and gives no sign of life.
+  const dead = new Worker(queue, () => new Promise(() => { started.resolve() }), {
+    connection: { url, maxRetriesPerRequest: null }, lockDuration: 100, skipLockRenewal: true, skipStalledCheck: true
+  })
+  t.teardown(() => dead.close(true))
+  const options = { connection: url, queue, lockDuration: 100, stalledInterval: 100, maxCrashes: 0 }
+  const { app: web } = await createApp(t, options, { worker: false })
+  await web.ready()
+  const handle = web.backgroundTasks.add(task, 1)
+  await started.promise
+  const { app, log } = await createApp(t, options)
+  await app.ready()
+  t.equal(await handle.settled(), 'failed')
+  await until('logged', () => log.some(({ msg }) => msg === 'background task failed: too many workers went away with it'))
+  t.match(log.find(({ level }) => level === 50), { task: { id: handle.id, name: 'task' } })
+})
+
+test('a server that has lost a task while it runs: what could not be stored is logged', { skip: noOwnRedis }, async t => {
+  const { url } = await ownRedis(t)
+  const client = new Redis(url)
+  t.teardown(() => client.disconnect())
+  const forgotten = defineTask('forgotten', async (_payload: undefined, ctx: TaskContext) => {
+    await client.flushall()
+    ctx.progress(50)
+  })
+  const { app, log } = await createApp(t, { connection: url }, { tasks: [forgotten] })
+  await app.ready()
+  const { id } = app.backgroundTasks.add(forgotten)
+  await until('logged', () => log.some(({ msg }) => msg.endsWith('the progress of a background task could not be stored')))
+  t.match(log.find(({ msg }) => msg.endsWith('could not be stored')), { level: 40, task: { id, name: 'forgotten' } })
 })

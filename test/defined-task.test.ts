@@ -142,5 +142,6 @@ test('defineTask refuses what makes no task', async t => {
   t.throws(() => defineTask(1 as never, () => {}), { code: 'FST_BGT_INVALID_TASK_OPTION' })
   t.throws(() => defineTask('task', 'handler' as never), { code: 'FST_BGT_INVALID_TASK', message: /received 'handler'/ })
   t.throws(() => defineTask('task', () => {}, { attempts: 0 }), { code: 'FST_BGT_INVALID_TASK_OPTION' })
+  t.throws(() => defineTask('task', () => {}, { local: 1 } as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'local' must be a boolean, received 1/ })
   t.throws(() => defineTask('task', () => {}, { signal: true } as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'signal' must be left out/ })
 })

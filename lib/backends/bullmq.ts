@@ -1,5 +1,6 @@
 import type { Job, JobsOptions, Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
+import { checkOptions, milliseconds, text, type Check, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { received } from '../received'
 import type { TaskState } from '../task'
@@ -53,6 +54,19 @@ export interface Retention { age: number, count: number }
 const DEFAULTS = { queue: 'background-tasks', lockDuration: 30_000, stalledInterval: 30_000, maxCrashes: 5 }
 const RETAIN = { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
 
+const count: Check = ['a whole number from 0 on', value => Number.isSafeInteger(value) && value >= 0]
+
+const CHECKS: Checks<BullmqOptions> = {
+  // Looked at more closely by `isPostgres`.
+  connection: ['a URL, options or a client', value => value !== ''],
+  prefix: text,
+  queue: text,
+  lockDuration: milliseconds,
+  stalledInterval: milliseconds,
+  maxCrashes: count,
+  retain: ['{ completed: { age, count }, failed: { age, count } }', value => typeof value === 'object' && value !== null]
+}
+
 /** Milliseconds between two looks for a server that is away: soon at first, and never so rarely as BullMQ's 20 s. */
 const retryStrategy = (times: number) => Math.min(50 * 2 ** times, 2_000)
 
@@ -68,19 +82,22 @@ const CANCELLED = 'FST_BGT_CANCELLED'
 /** Milliseconds that a worker waits after its server has failed it, before it asks for a task again. */
 const RETRY_DELAY = 1_000
 
-const STATES: Record<string, TaskState> = {
+const UNFINISHED: Record<string, TaskState> = {
   waiting: 'pending',
   prioritized: 'pending',
   'waiting-children': 'pending',
   delayed: 'pending',
   active: 'running',
-  completed: 'completed',
-  failed: 'failed'
+  // It has ended since it was read, and what was read has no result in it: it is told as it was.
+  completed: 'running',
+  failed: 'running'
 }
+
+const FINISHED: Record<string, TaskState> = { ...UNFINISHED, completed: 'completed', failed: 'failed' }
 
 /**
  * Keeps tasks in BullMQ: in Redis, or in Postgres.
- * @throws FST_BGT_INVALID_OPTION
+ * @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION
  */
 export function bullmq (options: BullmqOptions): TaskBackend {
   return new BullmqBackend(options)
@@ -97,7 +114,7 @@ class BullmqBackend implements TaskBackend {
   readonly #troubles = new Map<string, number>()
 
   constructor (options: BullmqOptions) {
-    this.#options = { ...DEFAULTS, ...options }
+    this.#options = checkOptions(options, DEFAULTS, CHECKS)
     this.#postgres = isPostgres(options.connection)
   }
 
@@ -248,7 +265,7 @@ class BullmqBackend implements TaskBackend {
   async find (id: string): Promise<TaskInfo | null> {
     const job = await this.#queue.getJob(id)
     if (job === undefined) return null
-    const state = STATES[await job.getState()]
+    const state = (job.finishedOn === undefined ? UNFINISHED : FINISHED)[await job.getState()]
     // Removed between the two commands.
     if (state === undefined) return null
     const cancelled = state === 'failed' && job.failedReason === CANCELLED
@@ -266,12 +283,12 @@ class BullmqBackend implements TaskBackend {
   async cancel (id: string): Promise<boolean> {
     if (this.#worker?.cancelJob(id) === true) return true
     const job = await this.#queue.getJob(id)
-    if (job === undefined || await job.isActive() || await job.isCompleted() || await job.isFailed()) return false
+    if (job === undefined || job.finishedOn !== undefined) return false
     try {
       await job.remove()
       return true
     } catch {
-      // A worker has begun it meanwhile.
+      // A worker of another process has it.
       return false
     }
   }
@@ -282,12 +299,10 @@ class BullmqBackend implements TaskBackend {
     try {
       await this.#worker?.close()
       await this.#queue?.close()
-    } catch (error) {
-      // The server is away, and cannot be told; the driver would go on looking for it.
-      this.#disconnect()
-      this.#connectionFailed(error as Error)
     } finally {
       clearTimeout(timer)
+      // Where the server is away, and cannot be told, the driver would go on looking for it.
+      this.#disconnect()
     }
   }
 

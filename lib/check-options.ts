@@ -1,0 +1,35 @@
+import { FST_BGT_INVALID_OPTION, FST_BGT_UNKNOWN_OPTION } from './errors'
+import { received } from './received'
+import { MAX_TIMER } from './task-options'
+
+/** What an option must be, in words and as a test. */
+export type Check = readonly [expected: string, accepts: (value: any) => boolean]
+
+export type Checks<Options> = { readonly [name in keyof Options]-?: Check }
+
+export const milliseconds: Check = [
+  `a number of milliseconds from 0 to ${MAX_TIMER}`,
+  value => typeof value === 'number' && value >= 0 && value <= MAX_TIMER
+]
+export const limit: Check = ['a whole number from 1 on, or Infinity', value => value === Infinity || (Number.isSafeInteger(value) && value >= 1)]
+export const flag: Check = ['a boolean', value => typeof value === 'boolean']
+export const text: Check = ['a non-empty string', value => typeof value === 'string' && value !== '']
+export const oneOf = (...values: string[]): Check => [values.map(value => `'${value}'`).join(' or '), value => values.includes(value)]
+
+/**
+ * Checks options and lays them over their defaults. One that is given as `undefined` is left out.
+ * @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION
+ */
+export function checkOptions<Options extends object, Defaults extends object> (
+  options: Options, defaults: Defaults, checks: Checks<Options>
+): Options & Defaults {
+  const resolved = { ...defaults } as Record<string, unknown>
+  for (const [name, value] of Object.entries(options)) {
+    if (!Object.hasOwn(checks, name)) throw new FST_BGT_UNKNOWN_OPTION(name, Object.keys(checks).join(', '))
+    if (value === undefined) continue
+    const [expected, accepts] = checks[name as keyof Options]
+    if (!accepts(value)) throw new FST_BGT_INVALID_OPTION(name, expected, received(value))
+    resolved[name] = value
+  }
+  return resolved as Options & Defaults
+}
