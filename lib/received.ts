@@ -5,3 +5,9 @@ export function received (value: unknown): string {
   const text = inspect(value, { depth: 1, maxArrayLength: 3, maxStringLength: 60, breakLength: Infinity, compact: true })
   return text.length > 120 ? `${text.slice(0, 119)}…` : text
 }
+
+/** What an error that another library threw says. */
+export function messageOf (error: unknown): unknown {
+  // What several addresses of one host refuse has no message of its own.
+  return error instanceof Error ? error.message || (error as { code?: unknown }).code : error
+}

@@ -3,6 +3,7 @@ import type { Deliver, StoredTask, TaskBackend } from './backends/backend'
 import type { Definition } from './define-task'
 import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
+import { messageOf } from './received'
 import { describe } from './report'
 import type { Runtime } from './runtime'
 import { COLLECTING, DROPPED, PENDING, STORED, type Task } from './task'
@@ -57,14 +58,17 @@ const MAX_WRITE = 1_000
 const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/
 
 /**
- * Group commit: while one write is under way, the batches of other requests gather, and the next write takes them all.
- * So a request waits for two round trips at the most, however many come at once.
+ * Group commit: the requests of one turn of the event loop share a write, and while the backend has as many under way
+ * as it takes, those of later turns gather, and the next write takes them all. So a request waits for two round trips
+ * at the most, however many come at once.
  */
 export class Store {
   readonly #backend: TaskBackend
   readonly #timeout: number
   #waiting: Batch[] = []
-  #writing = false
+  /** Writes under way. */
+  #writing = 0
+  #scheduled = false
   #open = false
   #log: FastifyBaseLogger | null = null
   /** Nothing can be asked any more. */
@@ -93,7 +97,7 @@ export class Store {
     try {
       await within(this.#timeout, action)
     } catch (cause) {
-      const error = cause instanceof FST_BGT_MISSING_PACKAGE ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, text(cause), { cause })
+      const error = cause instanceof FST_BGT_MISSING_PACKAGE ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, messageOf(cause), { cause })
       for (const batch of this.#waiting) this.#refuse(batch, error)
       await this.close()
       throw error
@@ -125,26 +129,30 @@ export class Store {
   #refuse (batch: Batch, cause: unknown): void {
     // One that is not being written yet must not be written after it was refused.
     this.#waiting = this.#waiting.filter(other => other !== batch)
-    batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, text(cause), { cause }))
+    batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, messageOf(cause), { cause }))
   }
 
-  /** The requests of one turn of the event loop share the first write already. */
   #schedule (): void {
-    if (this.#writing || this.#waiting.length === 0) return
-    this.#writing = true
-    setImmediate(() => this.#write())
+    if (this.#scheduled || this.#writing === this.#backend.writes || this.#waiting.length === 0) return
+    this.#scheduled = true
+    setImmediate(() => {
+      this.#scheduled = false
+      this.#write()
+    })
   }
 
   async #write (): Promise<void> {
+    this.#writing++
     while (this.#waiting.length !== 0) {
       const batches = this.#takeBatches()
-      const stored = this.#backend.store(batches.flatMap(batch => batch.tasks)).then(ids => this.#stored(batches, ids), error => {
+      this.#schedule()
+      const stored = this.#backend.store(batches.map(batch => batch.tasks)).then(results => this.#stored(batches, results), error => {
         for (const batch of batches) this.#refuse(batch, error)
       })
       // One that never answers must not keep the next write waiting for ever.
       await within(this.#timeout, stored).catch(() => {})
     }
-    this.#writing = false
+    this.#writing--
   }
 
   #takeBatches (): Batch[] {
@@ -158,14 +166,15 @@ export class Store {
     return this.#waiting.splice(0, count)
   }
 
-  #stored (batches: Batch[], ids: string[]): void {
-    let from = 0
-    for (const batch of batches) {
+  #stored (batches: Batch[], results: Array<string[] | Error>): void {
+    batches.forEach((batch, index) => {
+      const result = results[index] as string[] | Error
+      if (result instanceof Error) return this.#refuse(batch, result)
       // An answer that came too late: the client has been told that nothing is stored.
-      if (!batch.resolve(ids.slice(from, from += batch.tasks.length))) {
+      if (!batch.resolve(result)) {
         for (const { id } of batch.tasks) this.cancel(id).catch(() => {})
       }
-    }
+    })
   }
 
   async find (id: string): Promise<TaskInfo | null> {
@@ -203,11 +212,6 @@ export class Store {
 
 /** Milliseconds that a backend has to disconnect the hard way. */
 const CLOSE_GRACE = 1_000
-
-function text (error: unknown): unknown {
-  // What several addresses of one host refuse has no message of its own.
-  return error instanceof Error ? error.message || (error as { code?: unknown }).code : error
-}
 
 /** Rejects when something takes longer than so many ms. */
 async function within<T> (ms: number, promise: Promise<T>): Promise<T> {

@@ -1,4 +1,4 @@
-import { Worker } from 'bullmq'
+import { Job, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import Module from 'node:module'
 import { randomUUID } from 'node:crypto'
@@ -127,6 +127,42 @@ test('a worker that went away takes its task down with it, as often as `maxCrash
   t.equal(await handle.settled(), 'failed')
   await until('logged', () => log.some(({ msg }) => msg === 'background task failed: too many workers went away with it'))
   t.match(log.find(({ level }) => level === 50), { task: { id: handle.id, name: 'task' } })
+})
+
+test('what the server refuses is not stored: neither one task nor two', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const client = new Redis(url)
+  t.teardown(() => client.disconnect())
+  const queue = `wrong-${randomUUID()}`
+  const { app } = await createApp(t, { connection: url, queue }, { worker: false })
+  app.get<{ Params: { count: string } }>('/:count', async request => {
+    for (let i = 0; i < Number(request.params.count); i++) request.backgroundTasks.add(task, i)
+    return 'x'
+  })
+  await app.ready()
+  // Where the queue keeps a list there is something else.
+  await client.set(`bull:${queue}:wait`, 'x')
+  for (const count of [1, 2]) {
+    const response = await app.inject(`/${count}`)
+    t.equal(response.statusCode, 503)
+    t.match(response.json(), { code: 'FST_BGT_STORE_FAILED', message: /WRONGTYPE/ })
+  }
+})
+
+test('a task that is removed while somebody asks for it', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const { app } = await createApp(t, { connection: url }, { worker: false })
+  await app.ready()
+  const { id } = app.backgroundTasks.add(task, 1)
+  await app.backgroundTasks.flush()
+  t.match(await app.backgroundTasks.find(id), { state: 'pending' })
+  const { getState } = Job.prototype
+  t.teardown(() => { Job.prototype.getState = getState })
+  Job.prototype.getState = async function () {
+    await this.remove()
+    return getState.call(this)
+  }
+  t.equal(await app.backgroundTasks.find(id), null)
 })
 
 test('a server that has lost a task while it runs: what could not be stored is logged', { skip: noOwnRedis }, async t => {

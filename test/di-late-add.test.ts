@@ -113,7 +113,7 @@ test('`disposeScopes: false` leaves what a late task resolves alone', async t =>
 
 test('resolved from a scope whose request is long over, it still takes tasks and looks after the scope', async t => {
   const { app, handles, log, request } = await oneRequest(t, () => {})
-  await turns()
+  await app.inject('/')
   const tasks = tasksOf(request)
   const { promise: release, resolve: finish } = signal()
   const first = tasks.add(async () => {
@@ -140,6 +140,7 @@ test('resolved from a scope whose request is long over, it still takes tasks and
 
 test('a late add by way of the scope warns once the run is over', async t => {
   const { app, request } = await oneRequest(t, () => {})
+  await app.inject('/')
   lateAddWarning.emitted = false
   const tasks = tasksOf(request)
   tasks.add(() => {})

@@ -56,8 +56,48 @@ test('one batch a request, and concurrent requests share writes', async t => {
   await app.ready()
   const responses = await Promise.all(Array.from({ length: 64 }, () => app.inject('/')))
   t.ok(responses.every(({ statusCode }) => statusCode === 200))
-  t.equal(backend.writes.flat().length, 128)
-  t.ok(backend.writes.length <= 3, `${backend.writes.length} writes for 64 concurrent requests`)
+  t.equal(backend.written.flat().length, 128)
+  t.ok(backend.written.length <= 3, `${backend.written.length} writes for 64 concurrent requests`)
+})
+
+test('so many writes at once as the backend takes, and no more', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
+  backend.writes = 2
+  const writes: Array<() => void> = []
+  backend.onStore = tasks => new Promise(resolve => { writes.push(() => resolve(tasks.map(({ id }) => id))) })
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 1)
+    return 'x'
+  })
+  await app.ready()
+  const responses = []
+  for (const count of [1, 2]) {
+    responses.push(app.inject('/'))
+    await until('one more is being written', () => writes.length === count)
+  }
+  for (let i = 0; i < 3; i++) responses.push(app.inject('/'))
+  await turns()
+  t.equal(writes.length, 2)
+  writes[0]!()
+  t.equal((await responses[0]!).statusCode, 200)
+  await until('what has gathered is being written', () => writes.length === 3)
+  t.same(backend.written.map(({ length }) => length), [1, 1, 3])
+  writes.forEach(end => end())
+  for (const response of responses) t.equal((await response).statusCode, 200)
+})
+
+test('of the requests that share a write, one alone may be refused', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onBatch = ([first]) => first!.payload === '1' ? new Error('OOM command not allowed') : null
+  app.get<{ Params: { n: string } }>('/:n', async request => {
+    request.backgroundTasks.add(task, Number(request.params.n))
+    return 'x'
+  })
+  await app.ready()
+  const responses = await Promise.all([0, 1, 2].map(n => app.inject(`/${n}`)))
+  t.same(responses.map(({ statusCode }) => statusCode), [200, 503, 200])
+  t.match(responses[1]!.json(), { code: 'FST_BGT_STORE_FAILED', message: /OOM command not allowed/ })
+  t.equal(backend.written.length, 1)
 })
 
 test('a write has at most a thousand tasks, unless one request has more', async t => {
@@ -68,7 +108,7 @@ test('a write has at most a thousand tasks, unless one request has more', async 
   await store.open(app.log)
   const stored = (n: number) => ({ id: String(n), name: 'x', label: 'x', payload: null, requestId: null, attempts: 1, backoff: null, delay: 0, timeout: 0, dedupe: null })
   await Promise.all(sizes.map((size, n) => store.add(Array.from({ length: size }, () => stored(n)))))
-  t.same(backend.writes.map(({ length }) => length), [1_500, 600, 900])
+  t.same(backend.written.map(({ length }) => length), [1_500, 600, 900])
 })
 
 for (const [name, onStore, cause] of [
@@ -96,7 +136,7 @@ for (const [name, onStore, cause] of [
     t.match(response.json(), { code: 'FST_BGT_STORE_FAILED', message: cause })
     t.ok(took < 2_000, `${took} ms`)
     t.same(states.sort(), ['dropped', 'failed'])
-    t.equal(backend.writes.length, 1, 'the error page does not try again')
+    t.equal(backend.written.length, 1, 'the error page does not try again')
     t.match(log.filter(line => line.msg === 'background task failed'), [{ err: { code: 'FST_BGT_STORE_FAILED' } }])
     // It is back.
     backend.onStore = async tasks => tasks.map(({ id }) => id)
@@ -114,7 +154,7 @@ test('an error of the handler comes first, then the store fails: an error all th
   const response = await app.inject('/')
   t.equal(response.statusCode, 500)
   t.match(response.json(), { message: /could not be stored/ })
-  t.equal(backend.writes.length, 1)
+  t.equal(backend.written.length, 1)
 })
 
 test('what is written after all, but too late, is called off', async t => {
@@ -132,7 +172,7 @@ test('what is written after all, but too late, is called off', async t => {
   t.equal((await app.inject('/')).statusCode, 503)
   go.resolve()
   await until('called off', () => backend.cancelled.length === 1)
-  t.same(backend.cancelled, backend.writes.flat().map(({ id }) => id))
+  t.same(backend.cancelled, backend.written.flat().map(({ id }) => id))
 })
 
 test('one that waits behind a write that never ends is refused, and not written later', async t => {
@@ -143,7 +183,7 @@ test('one that waits behind a write that never ends is refused, and not written 
     return 'x'
   })
   const first = app.inject('/1')
-  await until('the first is being written', () => backend.writes.length === 1)
+  await until('the first is being written', () => backend.written.length === 1)
   const second = await app.inject('/2')
   t.equal((await first).statusCode, 503)
   t.equal(second.statusCode, 503)
@@ -199,11 +239,11 @@ test('tasks of a hijacked reply are stored after it', async t => {
   app.get('/', (request, reply) => {
     request.backgroundTasks.add(task, 1)
     reply.hijack()
-    reply.raw.end(String(backend.writes.length))
+    reply.raw.end(String(backend.written.length))
   })
   const { url } = await listen(app)
   t.equal(await (await fetch(url)).text(), '0')
-  await until('stored', () => backend.writes.length === 1)
+  await until('stored', () => backend.written.length === 1)
 })
 
 test('tasks added after the plugin\'s onSend are stored after the reply', async t => {
@@ -215,7 +255,7 @@ test('tasks added after the plugin\'s onSend are stored after the reply', async 
   })
   const { url } = await listen(app)
   await (await fetch(url)).text()
-  await until('stored', () => backend.writes.flat().length === 2)
+  await until('stored', () => backend.written.flat().length === 2)
   t.same(backend.payloads.sort(), ['hook', 'late'])
 })
 
@@ -252,7 +292,7 @@ test('a client that leaves before the answer: stored all the same', async t => {
   client.leave()
   await turns(20)
   go.resolve()
-  await until('stored', () => backend.writes.length === 1)
+  await until('stored', () => backend.written.length === 1)
   t.same(backend.payloads, ['returns'])
 })
 
@@ -306,7 +346,7 @@ test('released: stored at once; if that fails, again with the reply', async t =>
     request.backgroundTasks.add(task, 'before')
     request.backgroundTasks.release()
     request.backgroundTasks.add(task, 'after')
-    await until('stored', () => backend.writes.flat().length === 2)
+    await until('stored', () => backend.written.flat().length === 2)
     backend.onStore = async () => { throw new Error('down') }
     request.backgroundTasks.add(task, 'down')
     await until('tried', () => backend.payloads.includes('down'))
@@ -339,7 +379,7 @@ test('a task that is called off, or replaced, while it is being written', async 
   backend.onCancel = async () => { throw new Error('down') }
   await app.ready()
   const handle = app.backgroundTasks.add(task, 1)
-  await until('it is being written', () => backend.writes.length === 1)
+  await until('it is being written', () => backend.written.length === 1)
   t.equal(await handle.cancel(), true)
   t.equal(await handle.settled(), 'cancelled')
   go.resolve()
@@ -371,7 +411,7 @@ test('what is added before the start is stored with it', async t => {
   const handle = app.backgroundTasks.add(task, undefined)
   t.equal(await app.backgroundTasks.find(handle.id).then(info => info?.state), 'pending')
   await turns()
-  t.same(backend.writes, [])
+  t.same(backend.written, [])
   await app.ready()
   await app.backgroundTasks.flush()
   t.same(backend.payloads, [undefined])
@@ -391,7 +431,7 @@ test('a definition with local: true, and plain functions, stay here', async t =>
   await app.inject('/')
   await app.backgroundTasks.idle()
   t.equal(ran, 2)
-  t.same(backend.writes, [])
+  t.same(backend.written, [])
 })
 
 test('capture needs no backend', async t => {

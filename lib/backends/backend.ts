@@ -64,10 +64,16 @@ export interface TaskBackend {
   /** Connects, and prepares what it needs. Rejects if it cannot, which fails the application's start. */
   start (log: FastifyBaseLogger): Promise<void>
   /**
-   * Stores tasks, all or none, and resolves when a crash of any process could lose none of them. The result has, for
-   * each, the id under which it is stored: another one than its own if `dedupe` has found that.
+   * How many calls of `store` may be under way at once. One that answers each task by itself is fastest with many, one
+   * that commits to a disk with few, each of which takes what has gathered meanwhile.
    */
-  store (tasks: StoredTask[]): Promise<string[]>
+  readonly writes: number
+  /**
+   * Stores batches of tasks, each whole or not at all, and resolves when a crash of any process could lose none of them.
+   * The result has for each batch the error that kept it out, or the ids under which its tasks are stored: another one
+   * than a task's own if `dedupe` has found that. Rejects if no batch is stored.
+   */
+  store (batches: StoredTask[][]): Promise<Array<string[] | Error>>
   /** Begins to hand out tasks, at most so many at once. */
   work (concurrency: number, deliver: Deliver): Promise<void>
   /** Hands out no more tasks. */

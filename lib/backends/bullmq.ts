@@ -2,7 +2,7 @@ import type { Job, JobsOptions, Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, milliseconds, text, type Check, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
-import { received } from '../received'
+import { messageOf, received } from '../received'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend } from './backend'
@@ -70,11 +70,16 @@ const CHECKS: Checks<BullmqOptions> = {
 /** Milliseconds between two looks for a server that is away: soon at first, and never so rarely as BullMQ's 20 s. */
 const retryStrategy = (times: number) => Math.min(50 * 2 ** times, 2_000)
 
+/** Transactions that store tasks at the same time. */
+const POSTGRES_WRITES = 2
+
 /** Milliseconds in which one and the same trouble with a connection is logged once. */
 const LOG_INTERVAL = 10_000
 
 /** What a job's data holds beside what BullMQ has a place of its own for. */
 interface JobData extends Pick<StoredTask, 'label' | 'payload' | 'requestId' | 'timeout' | 'dedupe'> {}
+
+interface NewJob { name: string, data: JobData, opts: JobsOptions }
 
 /** The reason of a failure where the task was called off while it ran. */
 const CANCELLED = 'FST_BGT_CANCELLED'
@@ -106,6 +111,7 @@ export function bullmq (options: BullmqOptions): TaskBackend {
 class BullmqBackend implements TaskBackend {
   readonly #options: BullmqOptions & typeof DEFAULTS
   readonly #postgres: boolean
+  readonly #retain: typeof RETAIN
   #bullmq!: typeof import('bullmq')
   #queue!: Queue<JobData>
   #worker: Worker<JobData> | null = null
@@ -115,7 +121,13 @@ class BullmqBackend implements TaskBackend {
 
   constructor (options: BullmqOptions) {
     this.#options = checkOptions(options, DEFAULTS, CHECKS)
+    this.#retain = { ...RETAIN, ...options.retain }
     this.#postgres = isPostgres(options.connection)
+  }
+
+  /** Redis works off one command after the other, whoever waits for it; Postgres commits each write to the disk. */
+  get writes (): number {
+    return this.#postgres ? POSTGRES_WRITES : Infinity
   }
 
   get name (): string {
@@ -132,7 +144,7 @@ class BullmqBackend implements TaskBackend {
       this.#queue = new (withBackend(createPostgresBackend).Queue)(queue, { connection: postgresConnection(connection, prefix) as never }) as unknown as Queue
     } else {
       // A request must hear at once that Redis is away: without these, commands wait for it to come back.
-      const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })
+      const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1, enableAutoPipelining: true })
       this.#queue = new this.#bullmq.Queue(queue, { connection: options, ...(prefix === undefined ? {} : { prefix }) })
     }
     this.#queue.on('error', error => this.#connectionFailed(error))
@@ -155,22 +167,45 @@ class BullmqBackend implements TaskBackend {
       require.resolve(driver)
       return await import('bullmq')
     } catch (cause) {
-      if (!/MODULE_NOT_FOUND$/.test((cause as { code?: string }).code ?? '')) throw cause
+      if (!/MODULE_NOT_FOUND$/.test(String((cause as { code?: unknown }).code))) throw cause
       throw new FST_BGT_MISSING_PACKAGE(this.name, `bullmq ${driver}`, { cause })
     }
   }
 
   #connectionFailed (err: Error): void {
     const now = Date.now()
-    const trouble = err.message || String((err as { code?: unknown }).code)
+    const trouble = String(messageOf(err))
     if (now - (this.#troubles.get(trouble) ?? -Infinity) < LOG_INTERVAL) return
     this.#troubles.set(trouble, now)
     this.#log.warn({ err }, `${this.name}: the connection failed`)
   }
 
-  async store (tasks: StoredTask[]): Promise<string[]> {
-    const retain = { ...RETAIN, ...this.#options.retain }
-    const jobs = tasks.map(({ id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe }) => ({
+  async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
+    if (!this.#postgres) return Promise.all(batches.map(tasks => this.#storeBatch(tasks).catch((error: Error) => error)))
+    // One statement.
+    const jobs = await this.#queue.addBulk(batches.flat().map(task => this.#job(task)))
+    let from = 0
+    return batches.map(({ length }) => jobs.slice(from, (from += length)).map(job => job.id as string))
+  }
+
+  /** On Redis: several in a transaction, of which a server that is full or goes away would otherwise keep a part. */
+  async #storeBatch (tasks: StoredTask[]): Promise<string[]> {
+    const [{ name, data, opts }, ...others] = tasks.map(task => this.#job(task)) as [NewJob, ...NewJob[]]
+    if (others.length === 0) return [(await this.#queue.add(name, data, opts)).id as string]
+    const entries = [{ name, data, opts }, ...others].map(({ name, data, opts }) => {
+      const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
+      return { queueName: this.#queue.name, prefix: this.#queue.opts.prefix as string, jobData: job.asJSON(), jobId: job.id as string, parentKeyOpts: {} }
+    })
+    const results = await this.#queue.getBackend().addFlow(entries)
+    return results.map(([error, id]) => {
+      if (error !== null) throw error
+      return String(id)
+    })
+  }
+
+  #job ({ id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe }: StoredTask): NewJob {
+    const { completed, failed } = this.#retain
+    return {
       name,
       data: { label, payload, requestId, timeout, dedupe },
       opts: {
@@ -179,26 +214,10 @@ class BullmqBackend implements TaskBackend {
         delay,
         ...(backoff === null ? {} : { backoff }),
         ...(dedupe === null ? {} : { deduplication: { id: dedupe } }),
-        removeOnComplete: retain.completed,
-        removeOnFail: retain.failed
+        removeOnComplete: completed,
+        removeOnFail: failed
       }
-    }))
-    if (this.#postgres || jobs.length === 1) return (await this.#queue.addBulk(jobs)).map(job => job.id as string)
-    return this.#storeAll(jobs)
-  }
-
-  /** What `addBulk` does on Redis, but in a transaction: there, a server that is full or goes away may keep a part. */
-  async #storeAll (jobs: Array<{ name: string, data: JobData, opts: JobsOptions }>): Promise<string[]> {
-    const entries = jobs.map(({ name, data, opts }) => {
-      const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
-      const jobData = job.asJSON()
-      return { queueName: this.#queue.name, prefix: this.#queue.opts.prefix as string, jobData, jobId: job.id as string, parentKeyOpts: {} }
-    })
-    const results = await this.#queue.getBackend().addFlow(entries)
-    return results.map(([error, id]) => {
-      if (error !== null) throw error
-      return String(id)
-    })
+    }
   }
 
   async work (concurrency: number, deliver: Deliver): Promise<void> {

@@ -19,7 +19,7 @@ export interface Conformance {
   durable: boolean
 }
 
-const DEADLINE = 20_000
+const DEADLINE = 60_000
 
 /** Waits until something is so, and fails when that takes too long. */
 export async function until<T> (what: string, get: () => Promise<T | undefined | null | false> | T | undefined | null | false): Promise<T> {

@@ -3,8 +3,9 @@ import type { Deliver, Delivery, DeliveryEnd, StoredTask, TaskBackend, TaskInfo 
 /** A backend whose server is the test. */
 export class StubBackend implements TaskBackend {
   readonly name = 'stub'
+  writes = 1
   /** What each call of `store` was given. */
-  readonly writes: StoredTask[][] = []
+  readonly written: StoredTask[][] = []
   readonly cancelled: string[] = []
   readonly infos = new Map<string, TaskInfo>()
   closes = 0
@@ -15,6 +16,7 @@ export class StubBackend implements TaskBackend {
   /** Replaced by a test that wants another end. */
   onStart: () => Promise<void> = async () => {}
   onStore: (tasks: StoredTask[]) => Promise<string[]> = async tasks => tasks.map(({ id }) => id)
+  onBatch: (batch: StoredTask[]) => Error | null = () => null
   onWork: () => Promise<void> = async () => {}
   onPause: () => Promise<void> = async () => {}
   onFind: (id: string) => Promise<TaskInfo | null> = async id => this.infos.get(id) ?? null
@@ -23,9 +25,12 @@ export class StubBackend implements TaskBackend {
 
   start (): Promise<void> { return this.onStart() }
 
-  store (tasks: StoredTask[]): Promise<string[]> {
-    this.writes.push(tasks)
-    return this.onStore(tasks)
+  async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
+    const tasks = batches.flat()
+    this.written.push(tasks)
+    const ids = await this.onStore(tasks)
+    let from = 0
+    return batches.map(({ length }) => ids.slice(from, (from += length))).map((ids, index) => this.onBatch(batches[index]!) ?? ids)
   }
 
   async work (concurrency: number, deliver: Deliver): Promise<void> {
@@ -75,6 +80,6 @@ export class StubBackend implements TaskBackend {
 
   /** The payloads of all that was written. */
   get payloads (): unknown[] {
-    return this.writes.flat().map(({ payload }) => payload === null ? undefined : JSON.parse(payload))
+    return this.written.flat().map(({ payload }) => payload === null ? undefined : JSON.parse(payload))
   }
 }
