@@ -144,7 +144,7 @@ class BullmqBackend implements TaskBackend {
       this.#queue = new (withBackend(createPostgresBackend).Queue)(queue, { connection: postgresConnection(connection, prefix) as never }) as unknown as Queue
     } else {
       // A request must hear at once that Redis is away: without these, commands wait for it to come back.
-      const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1, enableAutoPipelining: true })
+      const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })
       this.#queue = new this.#bullmq.Queue(queue, { connection: options, ...(prefix === undefined ? {} : { prefix }) })
     }
     this.#queue.on('error', error => this.#connectionFailed(error))
@@ -181,18 +181,33 @@ class BullmqBackend implements TaskBackend {
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    if (!this.#postgres) return Promise.all(batches.map(tasks => this.#storeBatch(tasks).catch((error: Error) => error)))
+    if (!this.#postgres) return this.#storeInRedis(batches)
     // One statement.
     const jobs = await this.#queue.addBulk(batches.flat().map(task => this.#job(task)))
     let from = 0
     return batches.map(({ length }) => jobs.slice(from, (from += length)).map(job => job.id as string))
   }
 
-  /** On Redis: several in a transaction, of which a server that is full or goes away would otherwise keep a part. */
-  async #storeBatch (tasks: StoredTask[]): Promise<string[]> {
-    const [{ name, data, opts }, ...others] = tasks.map(task => this.#job(task)) as [NewJob, ...NewJob[]]
-    if (others.length === 0) return [(await this.#queue.add(name, data, opts)).id as string]
-    const entries = [{ name, data, opts }, ...others].map(({ name, data, opts }) => {
+  async #storeInRedis (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
+    const transactions = batches.map(tasks => tasks.length === 1 ? null : this.#storeTogether(tasks).catch((error: Error) => error))
+    const singles = await this.#storeSingles(batches.filter(({ length }) => length === 1).flat())
+    return Promise.all(transactions.map(stored => stored ?? singles.shift() as string[] | Error))
+  }
+
+  async #storeSingles (tasks: StoredTask[]): Promise<Array<string[] | Error>> {
+    const jobs = tasks.map(task => this.#job(task))
+    try {
+      return (await this.#queue.addBulk(jobs)).map(({ id }) => [id as string])
+    } catch {
+      // It does not tell which of them were refused. One that is there already is not added again.
+      return Promise.all(jobs.map(({ name, data, opts }) => this.#queue.add(name, data, opts).then(({ id }) => [id as string], (error: Error) => error)))
+    }
+  }
+
+  /** In a transaction: a server that is full or goes away would otherwise keep a part of them. */
+  async #storeTogether (tasks: StoredTask[]): Promise<string[]> {
+    const entries = tasks.map(task => {
+      const { name, data, opts } = this.#job(task)
       const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
       return { queueName: this.#queue.name, prefix: this.#queue.opts.prefix as string, jobData: job.asJSON(), jobId: job.id as string, parentKeyOpts: {} }
     })
