@@ -1,4 +1,4 @@
-import { Job, Worker } from 'bullmq'
+import { Job, Queue, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import Module from 'node:module'
 import { randomUUID } from 'node:crypto'
@@ -147,6 +147,26 @@ test('what the server refuses is not stored: neither one task nor two', { skip: 
     t.equal(response.statusCode, 503)
     t.match(response.json(), { code: 'FST_BGT_STORE_FAILED', message: /WRONGTYPE/ })
   }
+})
+
+test('a write of which Redis has done a part before it failed: that part is taken out again', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const queue = `part-${randomUUID()}`
+  const { app } = await createApp(t, { connection: url, queue }, { worker: false })
+  const client = new Queue(queue, { connection: { url } })
+  t.teardown(() => client.close())
+  app.get('/', async request => request.backgroundTasks.add(task, 1).id)
+  await app.ready()
+  const { addBulk } = Queue.prototype
+  t.teardown(() => { Queue.prototype.addBulk = addBulk })
+  let ids: unknown[] = []
+  Queue.prototype.addBulk = async function (jobs) {
+    ids = (await addBulk.call(this, jobs)).map(({ id }) => id)
+    throw new Error('OOM command not allowed')
+  }
+  t.equal((await app.inject('/')).statusCode, 503)
+  t.equal(ids.length, 1)
+  await until('it is taken out', async () => await client.getJob(ids[0] as string) === undefined)
 })
 
 test('a task that is removed while somebody asks for it', { skip: noRedis }, async t => {

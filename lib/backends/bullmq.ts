@@ -189,23 +189,32 @@ class BullmqBackend implements TaskBackend {
   }
 
   async #storeInRedis (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    const transactions = batches.map(tasks => tasks.length === 1 ? null : this.#storeTogether(tasks).catch((error: Error) => error))
-    const singles = await this.#storeSingles(batches.filter(({ length }) => length === 1).flat())
-    return Promise.all(transactions.map(stored => stored ?? singles.shift() as string[] | Error))
+    const singles = batches.filter(({ length }) => length === 1).flat()
+    const stored = this.#wholly(singles, () => this.#storeInPipeline(singles))
+    return Promise.all(batches.map(async tasks => {
+      if (tasks.length !== 1) return this.#wholly(tasks, () => this.#storeInTransaction(tasks))
+      const ids = await stored
+      return ids instanceof Error ? ids : [ids.shift() as string]
+    }))
   }
 
-  async #storeSingles (tasks: StoredTask[]): Promise<Array<string[] | Error>> {
-    const jobs = tasks.map(task => this.#job(task))
+  /** Redis does not undo what it did before a command failed: what it may have is taken out again. */
+  async #wholly (tasks: StoredTask[], store: () => Promise<string[]>): Promise<string[] | Error> {
     try {
-      return (await this.#queue.addBulk(jobs)).map(({ id }) => [id as string])
-    } catch {
-      // It does not tell which of them were refused. One that is there already is not added again.
-      return Promise.all(jobs.map(({ name, data, opts }) => this.#queue.add(name, data, opts).then(({ id }) => [id as string], (error: Error) => error)))
+      return await store()
+    } catch (error) {
+      // A server that cannot be reached has its reasons to refuse this too.
+      for (const { id } of tasks) this.#queue.remove(id).catch(() => {})
+      return error as Error
     }
   }
 
-  /** In a transaction: a server that is full or goes away would otherwise keep a part of them. */
-  async #storeTogether (tasks: StoredTask[]): Promise<string[]> {
+  async #storeInPipeline (tasks: StoredTask[]): Promise<string[]> {
+    const jobs = await this.#queue.addBulk(tasks.map(task => this.#job(task)))
+    return jobs.map(({ id }) => id as string)
+  }
+
+  async #storeInTransaction (tasks: StoredTask[]): Promise<string[]> {
     const entries = tasks.map(task => {
       const { name, data, opts } = this.#job(task)
       const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
