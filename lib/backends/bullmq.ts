@@ -5,6 +5,9 @@ import { received } from '../received'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend } from './backend'
+import { RETAIN, type Retention } from './retention'
+
+export type { Retention } from './retention'
 
 /** The options of {@link bullmq}. */
 export interface BullmqOptions {
@@ -47,11 +50,7 @@ export interface BullmqOptions {
   retain?: { completed?: Retention, failed?: Retention }
 }
 
-/** How long, in seconds, and how many. */
-export interface Retention { age: number, count: number }
-
 const DEFAULTS = { queue: 'background-tasks', lockDuration: 30_000, stalledInterval: 30_000, maxCrashes: 5 }
-const RETAIN = { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
 
 /** Milliseconds between two looks for a server that is away: soon at first, and never so rarely as BullMQ's 20 s. */
 const retryStrategy = (times: number) => Math.min(50 * 2 ** times, 2_000)
