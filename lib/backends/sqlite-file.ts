@@ -84,7 +84,7 @@ export function checkPages (sqlite: NodeSqlite, file: string): void {
     const { errcode, message } = cause as { errcode?: number, message: string }
     // It is all right, but another connection has it.
     if (errcode !== undefined && !DAMAGED.has(errcode & 0xFF)) throw cause
-    throw new Error(`${file} is damaged: ${message}; it was left untouched`, { cause })
+    throw new Error(`${file} is damaged: ${message.replaceAll('\n', ' ')}; it was left untouched`, { cause })
   } finally {
     database.close()
   }

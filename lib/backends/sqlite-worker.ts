@@ -228,7 +228,7 @@ export class SqliteWorker {
       if (version === this.#version) return
       this.#version = version
       this.wake()
-    }, error => this.#failed(error))
+    }, this.#failed)
   }
 
   #renew (): void {
@@ -242,7 +242,7 @@ export class SqliteWorker {
         this.#log.warn({ task: { id, name } }, 'SQLite: a background task was taken over by another worker, since this one gave no sign of life')
         controller.abort()
       }
-    }, error => this.#failed(error))
+    }, this.#failed)
   }
 
   #heldIds (): string {
@@ -262,7 +262,7 @@ export class SqliteWorker {
       this.#table.prune('completed', now - completed.age * 1_000, completed.count),
       this.#table.prune('failed', now - failed.age * 1_000, failed.count),
       this.#table.prune('cancelled', now - failed.age * 1_000, failed.count)
-    ]).then(more => { if (more.includes(true)) this.#pruneLater() }, error => this.#failed(error))
+    ]).then(more => { if (more.includes(true)) this.#pruneLater() }, this.#failed)
   }
 
   pause (): void {
@@ -282,7 +282,7 @@ export class SqliteWorker {
     clearTimeout(this.#pruneTimer ?? undefined)
   }
 
-  #failed (err: unknown): void {
+  readonly #failed = (err: unknown): void => {
     const now = Date.now()
     const { message } = err as Error
     if (this.#closed || now - (this.#troubles.get(message) ?? -Infinity) < LOG_INTERVAL) return
