@@ -333,3 +333,25 @@ test('a running task that has ended cannot be cancelled any more', { skip: noSql
   t.equal(await cancelled, false)
   await until('that is written down', async () => (await backend.find(task.id))?.state === 'completed')
 })
+
+test('a worker that is paused while another process holds the file takes nothing', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file })
+  const task = stored()
+  await backend.store([task])
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec('BEGIN IMMEDIATE')
+  let ran = 0
+  await backend.work(1, async () => {
+    ran++
+    return { state: 'completed', result: undefined }
+  })
+  await sleep(20)
+  await backend.pause()
+  other.exec('COMMIT')
+  // Written after what the worker has waited for.
+  await backend.store([stored()])
+  t.match(await backend.find(task.id), { state: 'pending' })
+  t.equal(ran, 0)
+})
