@@ -161,7 +161,7 @@ test('a worker that has gone: its tasks are handed out again, before others, and
   await backend.store([first, second, third])
   const other = rawConnection(file)
   t.teardown(() => other.close())
-  const lease = Date.now() + 300
+  const lease = Date.now() + 1_000
   other.exec(`UPDATE tasks SET state = 'running', owner = 'gone', deliveries = 1, lease_until = ${lease}, crashes = id = '${first.id}' WHERE id <> '${third.id}'`)
   const seen: Array<{ id: string, attempt: number }> = []
   const gate = signal()
@@ -354,4 +354,19 @@ test('a worker that is paused while another process holds the file takes nothing
   await backend.store([stored()])
   t.match(await backend.find(task.id), { state: 'pending' })
   t.equal(ran, 0)
+})
+
+test('after a transaction that has held the thread, it is for others', { skip: noSqlite }, async t => {
+  const connection = await Connection.open('SQLite', newFile(t), 1_000)
+  t.teardown(() => connection.close())
+  const times: number[] = []
+  const write = () => connection.write(() => {
+    times.push(performance.now())
+    while (performance.now() < times.at(-1)! + 50);
+    times.push(performance.now())
+  })
+  await Promise.all([write(), write()])
+  t.equal(times.length, 4, 'both in the first transaction')
+  await write()
+  t.ok(times[4]! - times[3]! > 3, `${times[4]! - times[3]!} ms between two`)
 })

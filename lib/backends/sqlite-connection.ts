@@ -11,6 +11,9 @@ interface Write {
   readonly deadline: number
 }
 
+/** Milliseconds between two transactions at most, where there is something to write. */
+const MAX_REST = 5
+
 /**
  * A connection to the file. What is to be written in one turn of the event loop is written in one transaction, because
  * the disk is what takes time. While another process writes, this one waits without holding the thread: SQLite's own
@@ -23,6 +26,8 @@ export class Connection {
   readonly #commit: Statement
   #writes: Write[] = []
   #writing = false
+  /** In ms of `performance.now()`. */
+  #restUntil = 0
   #closed = false
 
   private constructor (database: Database, busyTimeout: number) {
@@ -81,8 +86,8 @@ export class Connection {
   async #write (): Promise<void> {
     this.#writing = true
     while (this.#writes.length !== 0) {
-      // What else this turn of the event loop brings is written together with it.
-      await new Promise(resolve => { setImmediate(resolve) })
+      // What else comes in the meantime is written together with it.
+      await this.#turn()
       const waiting = this.#tryAll()
       if (waiting.length === 0) continue
       this.#writes.unshift(...waiting)
@@ -91,12 +96,21 @@ export class Connection {
     this.#writing = false
   }
 
+  /** The thread is for others for as long as it was held, and at least for one turn of the event loop. */
+  #turn (): Promise<void> {
+    const rest = Math.min(this.#restUntil - performance.now(), MAX_REST)
+    return rest >= 1 ? sleep(rest) : new Promise(resolve => { setImmediate(resolve) })
+  }
+
   /** Returns those that another process has kept from being written, and that may still wait. */
   #tryAll (): Write[] {
     const writes = this.#writes
     this.#writes = []
+    const begin = performance.now()
+    const waiting = this.#try(writes)
     const now = performance.now()
-    return this.#try(writes).filter(write => {
+    this.#restUntil = now + now - begin
+    return waiting.filter(write => {
       if (now < write.deadline) return true
       write.reject(new Error(`another process has held the file for ${this.#busyTimeout} ms`))
       return false
