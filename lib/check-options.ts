@@ -12,12 +12,13 @@ export const milliseconds: Check = [
   value => typeof value === 'number' && value >= 0 && value <= MAX_TIMER
 ]
 export const limit: Check = ['a whole number from 1 on, or Infinity', value => value === Infinity || (Number.isSafeInteger(value) && value >= 1)]
+export const count: Check = ['a whole number from 0 on', value => Number.isSafeInteger(value) && value >= 0]
 export const flag: Check = ['a boolean', value => typeof value === 'boolean']
 export const text: Check = ['a non-empty string', value => typeof value === 'string' && value !== '']
 export const oneOf = (...values: string[]): Check => [values.map(value => `'${value}'`).join(' or '), value => values.includes(value)]
 
 /**
- * Checks options and lays them over their defaults. One that is given as `undefined` is left out.
+ * Checks options and lays them over their defaults. One that is `undefined` and has a default is left out.
  * @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION
  */
 export function checkOptions<Options extends object, Defaults extends object> (
@@ -26,7 +27,7 @@ export function checkOptions<Options extends object, Defaults extends object> (
   const resolved = { ...defaults } as Record<string, unknown>
   for (const [name, value] of Object.entries(options)) {
     if (!Object.hasOwn(checks, name)) throw new FST_BGT_UNKNOWN_OPTION(name, Object.keys(checks).join(', '))
-    if (value === undefined) continue
+    if (value === undefined && name in defaults) continue
     const [expected, accepts] = checks[name as keyof Options]
     if (!accepts(value)) throw new FST_BGT_INVALID_OPTION(name, expected, received(value))
     resolved[name] = value

@@ -127,6 +127,12 @@ export const FST_BGT_MISSING_PACKAGE = createError(
   "The backend '%s' needs packages that are not installed, received none: run `npm install %s`"
 )
 
+/** The backend uses a part of Node that this version does not have. */
+export const FST_BGT_NODE_VERSION = createError(
+  'FST_BGT_NODE_VERSION',
+  "The backend '%s' needs Node %s or later, received %s"
+)
+
 /** The backend could not be reached, or cannot be used, when the application started. */
 export const FST_BGT_BACKEND_FAILED = createError(
   'FST_BGT_BACKEND_FAILED',

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Deliver, StoredTask, TaskBackend } from './backends/backend'
 import type { Definition } from './define-task'
-import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_STORE_FAILED } from './errors'
+import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
 import { messageOf } from './received'
 import { describe } from './report'
@@ -97,7 +97,7 @@ export class Store {
     try {
       await within(this.#timeout, action)
     } catch (cause) {
-      const error = cause instanceof FST_BGT_MISSING_PACKAGE ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, messageOf(cause), { cause })
+      const error = cause instanceof FST_BGT_MISSING_PACKAGE || cause instanceof FST_BGT_NODE_VERSION ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, messageOf(cause), { cause })
       for (const batch of this.#waiting) this.#refuse(batch, error)
       await this.close()
       throw error

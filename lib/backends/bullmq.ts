@@ -1,11 +1,14 @@
 import type { Job, JobsOptions, Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
-import { checkOptions, milliseconds, text, type Check, type Checks } from '../check-options'
+import { checkOptions, count, milliseconds, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { messageOf, received } from '../received'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend } from './backend'
+import { RETAIN, retention, type Retention } from './retention'
+
+export type { Retention } from './retention'
 
 /** The options of {@link bullmq}. */
 export interface BullmqOptions {
@@ -48,13 +51,7 @@ export interface BullmqOptions {
   retain?: { completed?: Retention, failed?: Retention }
 }
 
-/** How long, in seconds, and how many. */
-export interface Retention { age: number, count: number }
-
 const DEFAULTS = { queue: 'background-tasks', lockDuration: 30_000, stalledInterval: 30_000, maxCrashes: 5 }
-const RETAIN = { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
-
-const count: Check = ['a whole number from 0 on', value => Number.isSafeInteger(value) && value >= 0]
 
 const CHECKS: Checks<BullmqOptions> = {
   // Looked at more closely by `isPostgres`.
@@ -64,7 +61,7 @@ const CHECKS: Checks<BullmqOptions> = {
   lockDuration: milliseconds,
   stalledInterval: milliseconds,
   maxCrashes: count,
-  retain: ['{ completed: { age, count }, failed: { age, count } }', value => typeof value === 'object' && value !== null]
+  retain: retention
 }
 
 /** Milliseconds between two looks for a server that is away: soon at first, and never so rarely as BullMQ's 20 s. */
@@ -120,7 +117,7 @@ class BullmqBackend implements TaskBackend {
   readonly #troubles = new Map<string, number>()
 
   constructor (options: BullmqOptions) {
-    this.#options = checkOptions(options, DEFAULTS, CHECKS)
+    this.#options = checkOptions({ ...options, connection: options?.connection }, DEFAULTS, CHECKS)
     this.#retain = { ...RETAIN, ...options.retain }
     this.#postgres = isPostgres(options.connection)
   }

@@ -1,13 +1,11 @@
 import Fastify from 'fastify'
-// Their import takes longer than storeTimeout on a busy machine.
-import 'bullmq'
-import 'ioredis'
-import 'pg'
 import { appendFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { AddressInfo } from 'node:net'
 import backgroundTasks, { defineTask, type TaskContext } from '../../index'
 import { bullmq } from '../../lib/backends/bullmq'
+import { sqlite } from '../../lib/backends/sqlite'
 
 /*
  * A process of the fault tests: the same application as a web server or as a worker. What its tasks do, it writes to a
@@ -15,6 +13,7 @@ import { bullmq } from '../../lib/backends/bullmq'
  */
 
 export interface FaultOptions {
+  /** Of Redis or Postgres, or `sqlite:` and the path of a folder, where each queue is a file. */
   connection: string
   queue: string
   journal: string
@@ -47,11 +46,16 @@ const poison = defineTask('poison', async (n: number, ctx: TaskContext) => {
 async function main (): Promise<void> {
   const app = Fastify({ forceCloseConnections: true })
   const { connection, queue, worker, maxCrashes = 5 } = options
+  const folder = /^sqlite:(.*)/.exec(connection)?.[1]
+  // Their import takes longer than storeTimeout on a busy machine.
+  if (folder === undefined) await Promise.all([import('bullmq'), import('ioredis'), import('pg')])
   await app.register(backgroundTasks, {
     tasks: [record, slow, poison],
     worker,
     storeTimeout: 2_000,
-    backend: bullmq({ connection, queue, lockDuration: 1_000, stalledInterval: 500, maxCrashes })
+    backend: folder === undefined
+      ? bullmq({ connection, queue, lockDuration: 1_000, stalledInterval: 500, maxCrashes })
+      : sqlite({ file: join(folder, `${queue}.db`), lockDuration: 1_000, pollInterval: 100, maxCrashes })
   })
   app.post<{ Params: { n: string } }>('/record/:n', async (request, reply) => {
     reply.code(202)

@@ -1,0 +1,307 @@
+import { randomUUID } from 'node:crypto'
+import type { FastifyBaseLogger } from 'fastify'
+import { received } from '../received'
+import { backoffDelay, MAX_TIMER } from '../task-options'
+import { isUnrecoverable } from '../unrecoverable-error'
+import type { Deliver, DeliveryEnd } from './backend'
+import type { Retention } from './retention'
+import type { Connection } from './sqlite-connection'
+import type { Claim, Settlement, TaskTable } from './sqlite-tasks'
+
+export interface WorkerOptions {
+  concurrency: number
+  lockDuration: number
+  maxCrashes: number
+  /** 0 where no other process can have the file. */
+  pollInterval: number
+  retain: { completed: Retention, failed: Retention }
+}
+
+/** One delivery: held until its end is written down. */
+class Held {
+  readonly claim: Claim
+  readonly controller = new AbortController()
+  /** The function has ended, or was given up. */
+  ended = false
+  /** What it last said of how far it has come: JSON. */
+  progress: string | null = null
+  /** That waits to be written. */
+  reporting = false
+
+  constructor (claim: Claim) {
+    this.claim = claim
+  }
+}
+
+/** Milliseconds after which something that the file has refused is tried again. */
+const RETRY_DELAY = 1_000
+
+/** Milliseconds in which one and the same trouble with the file is logged once. */
+const LOG_INTERVAL = 10_000
+
+/** Milliseconds after a task has settled, until old ones are looked for. */
+const PRUNE_DELAY = 1_000
+
+/**
+ * Takes tasks out of the table, and writes down how they end. It sleeps until the next task is due or the lease of
+ * another worker ends, and is woken by what this process stores; only what other processes store it has to look for.
+ */
+export class SqliteWorker {
+  readonly #connection: Connection
+  readonly #table: TaskTable
+  readonly #options: WorkerOptions
+  readonly #log: FastifyBaseLogger
+  readonly #deliver: Deliver
+  readonly #owner = randomUUID()
+  readonly #held = new Set<Held>()
+  /** The deliveries under way, until their end is written down. */
+  readonly #runs = new Set<Promise<void>>()
+  #running = 0
+  #looking = false
+  #again = false
+  #paused = false
+  #closed = false
+  #version = 0
+  #wakeTimer: NodeJS.Timeout | undefined
+  #pollTimer: NodeJS.Timeout | undefined
+  #renewTimer: NodeJS.Timeout | undefined
+  #pruneTimer: NodeJS.Timeout | null = null
+  /** When each trouble was logged last. */
+  readonly #troubles = new Map<string, number>()
+
+  constructor (connection: Connection, table: TaskTable, options: WorkerOptions, log: FastifyBaseLogger, deliver: Deliver) {
+    this.#connection = connection
+    this.#table = table
+    this.#options = options
+    this.#log = log
+    this.#deliver = deliver
+  }
+
+  start (): void {
+    const { lockDuration, pollInterval } = this.#options
+    if (pollInterval !== 0) this.#pollTimer = setInterval(() => this.#poll(), pollInterval)
+    // Two may fail before the lease is over.
+    this.#renewTimer = setInterval(() => this.#renew(), lockDuration / 3)
+    this.#pruneLater()
+    this.wake()
+  }
+
+  /** To be called when there may be something to do. */
+  wake (): void {
+    this.#again = true
+    if (!this.#looking) this.#look()
+  }
+
+  async #look (): Promise<void> {
+    this.#looking = true
+    while (this.#again && !this.#paused) {
+      this.#again = false
+      clearTimeout(this.#wakeTimer)
+      try {
+        await this.#takeWhatIsDue()
+      } catch (error) {
+        this.#failed(error)
+        this.#wakeIn(RETRY_DELAY)
+      }
+    }
+    this.#looking = false
+  }
+
+  async #takeWhatIsDue (): Promise<void> {
+    const next = await this.#connection.read(() => this.#table.next(this.#heldIds()))
+    const due = this.#running < this.#options.concurrency ? next.due : Infinity
+    const ms = Math.min(due, next.lease) - Date.now()
+    if (ms > 0) this.#wakeIn(ms)
+    else await this.#take()
+  }
+
+  #wakeIn (ms: number): void {
+    if (ms !== Infinity) this.#wakeTimer = setTimeout(() => this.wake(), Math.min(ms, MAX_TIMER))
+  }
+
+  async #take (): Promise<void> {
+    const { concurrency, lockDuration, maxCrashes } = this.#options
+    const error = toJson({ message: `the background task has failed: more than ${maxCrashes} workers went away with it` })
+    const { claims, released, failed } = await this.#connection.write(() => {
+      const now = Date.now()
+      const limit = this.#paused ? 0 : concurrency - this.#running
+      return this.#table.take({ owner: this.#owner, now, leaseUntil: now + lockDuration, limit, held: this.#heldIds(), maxCrashes, error: error as string })
+    })
+    this.#again = true
+    for (const id of released) this.#log.warn({ task: { id } }, 'SQLite: a worker went away with a background task, which is handed out again')
+    for (const { id, label: name } of failed) this.#log.error({ task: { id, name } }, 'background task failed: too many workers went away with it')
+    for (const claim of claims) {
+      const run = this.#run(new Held(claim)).finally(() => this.#runs.delete(run))
+      this.#runs.add(run)
+    }
+  }
+
+  async #run (held: Held): Promise<void> {
+    const { claim: { task, attempts }, controller: { signal } } = held
+    this.#held.add(held)
+    this.#running++
+    const end = await this.#deliver({ task, attempt: attempts + 1, signal, progress: value => this.#progress(held, value) })
+    held.ended = true
+    this.#running--
+    const settled = this.#settle(held, end)
+    // The place it leaves is filled in the same transaction.
+    this.wake()
+    await settled
+    this.#held.delete(held)
+    // It may be due again.
+    this.wake()
+    this.#pruneLater()
+  }
+
+  #progress (held: Held, value: unknown): void {
+    const { task, delivery } = held.claim
+    const failed = (err: unknown) => {
+      this.#log.warn({ err, task: { id: task.id, name: task.label } }, 'SQLite: the progress of a background task could not be stored')
+    }
+    try {
+      held.progress = toJson(value)
+    } catch (error) {
+      return failed(error)
+    }
+    // One write for all that is said in the meantime.
+    if (held.reporting) return
+    held.reporting = true
+    this.#connection.write(() => {
+      held.reporting = false
+      this.#table.progress(task.id, delivery, held.progress)
+    }).catch(failed)
+  }
+
+  /** What cannot be written is tried again: while it is held, no other worker runs it once more. */
+  async #settle (held: Held, end: DeliveryEnd): Promise<void> {
+    const { task, delivery } = held.claim
+    const settlement = this.#settlementOf(held.claim, end)
+    while (!this.#closed) {
+      try {
+        return await this.#connection.write(() => this.#table.settle(task.id, delivery, Date.now(), settlement))
+      } catch (error) {
+        this.#failed(error)
+        await new Promise(resolve => { setTimeout(resolve, RETRY_DELAY).unref() })
+      }
+    }
+  }
+
+  #settlementOf ({ task, attempts: before }: Claim, end: DeliveryEnd): Settlement {
+    const now = Date.now()
+    const attempts = before + 1
+    const ended = { due: now, attempts, result: null, error: null }
+    switch (end.state) {
+      case 'completed': return { ...ended, state: 'completed', result: this.#resultOf(task, end.result) }
+      case 'cancelled': return { ...ended, state: 'cancelled' }
+      case 'failed': {
+        if (attempts >= task.attempts || isUnrecoverable(end.error)) return { ...ended, state: 'failed', error: errorText(end.error) }
+        const delay = task.backoff === null ? 0 : backoffDelay(task.backoff, attempts)
+        return { ...ended, state: 'pending', due: now + delay }
+      }
+    }
+    this.#log.warn({ err: end.reason, task: { id: task.id, name: task.label } }, 'SQLite: a background task is left to another worker')
+    return { ...ended, state: 'pending', due: now + end.delay, attempts: before }
+  }
+
+  /** The work is done, also where what it returns cannot be kept: it is not done again for that. */
+  #resultOf ({ id, label: name }: Claim['task'], result: unknown): string | null {
+    try {
+      return toJson(result)
+    } catch (err) {
+      this.#log.warn({ err, task: { id, name } }, 'SQLite: the result of a background task could not be stored')
+      return null
+    }
+  }
+
+  /** Tells a task to stop that runs here. */
+  cancel (id: string): boolean {
+    for (const { claim, controller, ended } of this.#held) {
+      if (claim.task.id !== id || ended) continue
+      controller.abort()
+      return true
+    }
+    return false
+  }
+
+  #poll (): void {
+    this.#connection.read(() => this.#table.version()).then(version => {
+      if (version === this.#version) return
+      this.#version = version
+      this.wake()
+    }, this.#failed)
+  }
+
+  #renew (): void {
+    if (this.#held.size === 0) return
+    this.#connection.write(() => {
+      const held = [...this.#held].filter(({ ended }) => !ended)
+      const renewed = this.#table.renew(this.#owner, this.#heldIds(), Date.now() + this.#options.lockDuration)
+      return held.filter(({ claim: { task, delivery } }) => renewed.get(task.id) !== delivery)
+    }).then(lost => {
+      for (const { claim: { task: { id, label: name } }, controller } of lost) {
+        this.#log.warn({ task: { id, name } }, 'SQLite: a background task was taken over by another worker, since this one gave no sign of life')
+        controller.abort()
+      }
+    }, this.#failed)
+  }
+
+  #heldIds (): string {
+    return JSON.stringify(Array.from(this.#held, ({ claim }) => claim.task.id))
+  }
+
+  #pruneLater (): void {
+    if (this.#closed) return
+    this.#pruneTimer ??= setTimeout(() => this.#prune(), PRUNE_DELAY).unref()
+  }
+
+  #prune (): void {
+    this.#pruneTimer = null
+    const { completed, failed } = this.#options.retain
+    const now = Date.now()
+    this.#connection.write(() => [
+      this.#table.prune('completed', now - completed.age * 1_000, completed.count),
+      this.#table.prune('failed', now - failed.age * 1_000, failed.count),
+      this.#table.prune('cancelled', now - failed.age * 1_000, failed.count)
+    ]).then(more => { if (more.includes(true)) this.#pruneLater() }, this.#failed)
+  }
+
+  pause (): void {
+    this.#paused = true
+    clearTimeout(this.#wakeTimer)
+    clearInterval(this.#pollTimer)
+  }
+
+  /** Waits, for so many ms, until what runs here has ended and that is written down. */
+  async close (ms: number): Promise<void> {
+    this.pause()
+    let timer: NodeJS.Timeout | undefined
+    await Promise.race([Promise.all(this.#runs), new Promise(resolve => { timer = setTimeout(resolve, ms) })])
+    clearTimeout(timer)
+    this.#closed = true
+    clearInterval(this.#renewTimer)
+    clearTimeout(this.#pruneTimer ?? undefined)
+  }
+
+  readonly #failed = (err: unknown): void => {
+    const now = Date.now()
+    const { message } = err as Error
+    if (this.#closed || now - (this.#troubles.get(message) ?? -Infinity) < LOG_INTERVAL) return
+    this.#troubles.set(message, now)
+    this.#log.warn({ err }, 'SQLite: the file could not be read or written')
+  }
+}
+
+/** @throws what JSON does not take */
+function toJson (value: unknown): string | null {
+  return JSON.stringify(value) ?? null
+}
+
+/** Anything can be thrown, and reading it may fail. */
+function errorText (error: unknown): string {
+  try {
+    const { message, stack } = error instanceof Error ? error : new Error(received(error))
+    return JSON.stringify({ message: String(message), stack })
+  } catch {
+    return JSON.stringify({ message: 'an error that cannot be read' })
+  }
+}

@@ -1,0 +1,133 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { checkOptions, count, text, type Check, type Checks } from '../check-options'
+import type { TaskInfo } from '../task-index'
+import { MAX_TIMER } from '../task-options'
+import type { Deliver, StoredTask, TaskBackend } from './backend'
+import { RETAIN, retention, type Retention } from './retention'
+import { Connection } from './sqlite-connection'
+import { TaskTable } from './sqlite-tasks'
+import { SqliteWorker } from './sqlite-worker'
+
+export type { Retention } from './retention'
+
+/** The options of {@link sqlite}. */
+export interface SqliteOptions {
+  /**
+   * Where the tasks are kept: a file, on a disk of this machine. It is made if there is none; its folder is not. All
+   * processes with the same file share its tasks. `':memory:'` is for tests: it ends with the application.
+   */
+  file: string
+  /**
+   * Milliseconds after which a worker that gives no sign of life loses its tasks to others.
+   * @default 30_000
+   */
+  lockDuration?: number
+  /**
+   * How many workers a task may take down with it before it has failed. Such ends are not attempts.
+   * @default 5
+   */
+  maxCrashes?: number
+  /**
+   * Milliseconds between two looks for what other processes have stored. What this one stores is seen at once.
+   * @default 500
+   */
+  pollInterval?: number
+  /**
+   * Milliseconds that another process, while it writes, is waited for. It should be less than the plugin's
+   * `storeTimeout`, so that nothing is stored that was refused.
+   * @default 4_000
+   */
+  busyTimeout?: number
+  /**
+   * How long settled tasks can be found: seconds, and how many. Cancelled ones are kept as long as failed ones.
+   * @default { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
+   */
+  retain?: { completed?: Retention, failed?: Retention }
+}
+
+const DEFAULTS = { lockDuration: 30_000, maxCrashes: 5, pollInterval: 500, busyTimeout: 4_000, retain: {} }
+
+const period: Check = [`a number of milliseconds from 1 to ${MAX_TIMER}`, value => typeof value === 'number' && value >= 1 && value <= MAX_TIMER]
+
+const CHECKS: Checks<SqliteOptions> = {
+  file: ["the path of a file, or ':memory:'", text[1]],
+  lockDuration: period,
+  maxCrashes: count,
+  pollInterval: period,
+  busyTimeout: period,
+  retain: retention
+}
+
+/**
+ * Keeps tasks in a file of SQLite, for the processes of one machine. Needs Node 22.13 or later.
+ * @throws FST_BGT_INVALID_OPTION, FST_BGT_UNKNOWN_OPTION
+ */
+export function sqlite (options: SqliteOptions): TaskBackend {
+  return new SqliteBackend(options)
+}
+
+class SqliteBackend implements TaskBackend {
+  readonly name = 'SQLite'
+  /** One writes at a time. */
+  readonly writes = 1
+  readonly #options: Required<SqliteOptions>
+  #log!: FastifyBaseLogger
+  #connection: Connection | null = null
+  #table!: TaskTable
+  #worker: SqliteWorker | null = null
+  #closed = false
+
+  constructor (options: SqliteOptions) {
+    this.#options = checkOptions({ ...options, file: options?.file }, DEFAULTS, CHECKS)
+  }
+
+  async start (log: FastifyBaseLogger): Promise<void> {
+    const { file, busyTimeout } = this.#options
+    this.#log = log
+    const connection = await Connection.open(this.name, file, busyTimeout)
+    // Closed meanwhile, by an application that has not waited so long.
+    if (this.#closed) return connection.close()
+    this.#connection = connection
+    this.#table = new TaskTable(connection)
+  }
+
+  /** All in one transaction. */
+  async store (batches: StoredTask[][]): Promise<string[][]> {
+    const now = Date.now()
+    const rows = batches.map(tasks => tasks.map(task => ({ task, text: JSON.stringify(task), due: Math.ceil(now + task.delay) })))
+    const ids = await this.#open.write(() => rows.map(tasks => tasks.map(({ task, text, due }) => this.#table.insert(task, text, due))))
+    this.#worker?.wake()
+    return ids
+  }
+
+  async work (concurrency: number, deliver: Deliver): Promise<void> {
+    const { file, lockDuration, maxCrashes, pollInterval, retain } = this.#options
+    const options = { concurrency, lockDuration, maxCrashes, pollInterval: file === ':memory:' ? 0 : pollInterval, retain: { ...RETAIN, ...retain } }
+    this.#worker = new SqliteWorker(this.#open, this.#table, options, this.#log, deliver)
+    this.#worker.start()
+  }
+
+  async pause (): Promise<void> {
+    this.#worker?.pause()
+  }
+
+  async find (id: string): Promise<TaskInfo | null> {
+    return this.#open.read(() => this.#table.find(id))
+  }
+
+  async cancel (id: string): Promise<boolean> {
+    if (this.#worker?.cancel(id) === true) return true
+    return this.#open.write(() => this.#table.cancel(id, Date.now()))
+  }
+
+  async close (ms: number): Promise<void> {
+    this.#closed = true
+    await this.#worker?.close(ms)
+    this.#connection?.close()
+  }
+
+  /** Nothing but `close` is called before `start` has resolved. */
+  get #open (): Connection {
+    return this.#connection as Connection
+  }
+}

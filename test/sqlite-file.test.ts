@@ -1,0 +1,130 @@
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { test, type Test } from 'tap'
+import { defineTask } from '../index'
+import { sqlite } from '../lib/backends/sqlite'
+import { createApp, signal } from './support/server'
+import { newFile, noSqlite, rawConnection } from './support/sqlite'
+
+// What an application finds in its file when it starts.
+
+const task = defineTask('task', async (n: number) => n)
+
+async function startsWith (t: Test, file: string) {
+  const { app } = await createApp(t, { tasks: [task], backend: sqlite({ file, busyTimeout: 200 }) })
+  await app.ready()
+  return app
+}
+
+async function isRefused (t: Test, file: string, message: RegExp): Promise<void> {
+  const before = readFileSync(file)
+  await t.rejects(startsWith(t, file), { code: 'FST_BGT_BACKEND_FAILED', message }, String(message))
+  t.ok(readFileSync(file).equals(before), 'it is as it was')
+}
+
+/** A file with some tasks in it, which nobody has open. */
+async function filled (t: Test): Promise<string> {
+  const file = newFile(t)
+  const app = await startsWith(t, file)
+  for (let i = 0; i < 20; i++) app.backgroundTasks.add({ delay: 60_000, name: 'x'.repeat(500) }, task, i)
+  await app.close()
+  return file
+}
+
+test('a file is made, and is alone when nobody has it open', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const app = await startsWith(t, file)
+  t.equal(await app.backgroundTasks.add(task, 1).settled(), 'completed')
+  await app.close()
+  t.ok(existsSync(file))
+  t.notOk(existsSync(`${file}-wal`))
+})
+
+test('an empty file is filled', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  writeFileSync(file, '')
+  const app = await startsWith(t, file)
+  t.equal(await app.backgroundTasks.add(task, 1).settled(), 'completed')
+})
+
+test('what is no file of ours is refused and left untouched', { skip: noSqlite }, async t => {
+  const text = newFile(t)
+  writeFileSync(text, 'dear diary')
+  await isRefused(t, text, /received .*\.db is not a file of SQLite; it was left untouched/)
+  const other = newFile(t)
+  const database = rawConnection(other)
+  database.exec('PRAGMA journal_mode = WAL; CREATE TABLE tasks (id TEXT)')
+  database.close()
+  await isRefused(t, other, /belongs to another application; it was left untouched/)
+  t.same(readdirSync(dirname(other)).sort(), [other, text].map(file => file.slice(dirname(file).length + 1)).sort(), 'nothing is put beside it')
+  await t.rejects(startsWith(t, dirname(other)), { code: 'FST_BGT_BACKEND_FAILED', message: /EISDIR/ })
+  await t.rejects(startsWith(t, `${dirname(other)}/none/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /unable to open/ })
+  await t.rejects(startsWith(t, `${other}/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /ENOTDIR/ })
+})
+
+test('a file of a newer version is refused and left untouched', { skip: noSqlite }, async t => {
+  const file = await filled(t)
+  const newer = rawConnection(file)
+  newer.exec('PRAGMA user_version = 2')
+  // Written, but not in the header yet.
+  t.equal(readFileSync(file).readUInt32BE(60), 1)
+  await isRefused(t, file, /has schema version 2, and this version .* knows 1; it was left untouched/)
+  newer.close()
+  t.equal(readFileSync(file).readUInt32BE(60), 2)
+  await isRefused(t, file, /has schema version 2/)
+})
+
+test('a damaged file is refused and left untouched', { skip: noSqlite }, async t => {
+  const file = await filled(t)
+  const bytes = readFileSync(file)
+  t.ok(bytes.length > 8 * 4096)
+  const table = Buffer.from(bytes).fill(0xAA, 4096, 4096 * 3)
+  writeFileSync(file, table)
+  await isRefused(t, file, /\.db is damaged: .*; it was left untouched/)
+  const schema = Buffer.from(bytes).fill(0xAA, 100, 4096)
+  writeFileSync(file, schema)
+  await isRefused(t, file, /\.db is damaged: .*malformed/)
+  writeFileSync(file, bytes)
+  await startsWith(t, file)
+})
+
+test('what a crash has left half done is undone', { skip: noSqlite }, async t => {
+  const file = await filled(t)
+  const database = rawConnection(file)
+  database.exec('PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN; UPDATE tasks SET due = 1')
+  const crashed = newFile(t)
+  copyFileSync(file, crashed)
+  copyFileSync(`${file}-journal`, `${crashed}-journal`)
+  database.exec('ROLLBACK')
+  database.close()
+  const app = await startsWith(t, crashed)
+  await app.close()
+  const count = rawConnection(crashed).prepare('SELECT COUNT(*) AS count FROM tasks WHERE due = 1').get()
+  t.match(count, { count: 0 })
+})
+
+test('a start waits for another process that has the file, but not for ever', { skip: noSqlite }, async t => {
+  const file = await filled(t)
+  const other = rawConnection(file)
+  other.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE')
+  await isRefused(t, file, /database is locked/)
+  const { app } = await createApp(t, { tasks: [task], backend: sqlite({ file }) })
+  const { promise: waited, resolve } = signal()
+  setTimeout(resolve, 100)
+  waited.then(() => { other.close() })
+  await app.ready()
+  t.equal(await app.backgroundTasks.add(task, 1).settled(), 'completed')
+})
+
+test('an application that does not wait so long for its start lets go of the file', { skip: noSqlite }, async t => {
+  const file = await filled(t)
+  const other = rawConnection(file)
+  other.exec('BEGIN IMMEDIATE')
+  const backend = sqlite({ file, busyTimeout: 60_000 })
+  const { app } = await createApp(t, { tasks: [task], backend, storeTimeout: 100 })
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_BACKEND_FAILED', message: /no answer within 100 ms/ })
+  other.exec('COMMIT')
+  other.close()
+  // The last one that closes it removes these.
+  while (existsSync(`${file}-wal`)) await new Promise(resolve => { setTimeout(resolve, 5) })
+})

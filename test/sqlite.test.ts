@@ -1,0 +1,372 @@
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyBaseLogger } from 'fastify'
+import { test, type Test } from 'tap'
+import { defineTask, type TaskContext } from '../index'
+import type { Deliver, Delivery, StoredTask } from '../lib/backends/backend'
+import { sqlite, type SqliteOptions } from '../lib/backends/sqlite'
+import { Connection } from '../lib/backends/sqlite-connection'
+import { until } from './support/conformance'
+import { createApp as createPlainApp, signal } from './support/server'
+import { newFile, noSqlite, rawConnection } from './support/sqlite'
+
+// What is SQLite's own about this backend: its options, leases, a busy or broken file, retention.
+
+const task = defineTask('task', async (n: number) => n)
+
+const createApp = (t: Test, options: SqliteOptions, more = {}) => createPlainApp(t, { tasks: [task], backend: sqlite(options), ...more })
+
+/** A backend without an application. */
+async function open (t: Test, options: SqliteOptions) {
+  const backend = sqlite(options)
+  const log: Array<{ msg: string, err?: Error }> = []
+  const write = (fields: object, msg: string) => { log.push({ ...fields, msg }) }
+  t.teardown(() => backend.close(100))
+  await backend.start({ warn: write, error: write } as unknown as FastifyBaseLogger)
+  return { backend, log }
+}
+
+let ids = 0
+
+const stored = (more: Partial<StoredTask> = {}): StoredTask => ({
+  id: `00000000-0000-4000-8000-${String(++ids).padStart(12, '0')}`,
+  name: 'task',
+  label: 'a task',
+  payload: null,
+  requestId: null,
+  attempts: 1,
+  backoff: null,
+  delay: 0,
+  timeout: 0,
+  dedupe: null,
+  ...more
+})
+
+test('the options are checked', async t => {
+  const wrong: Array<[object | undefined, string]> = [
+    [undefined, 'file'], [{}, 'file'], [{ file: '' }, 'file'], [{ file: 5 }, 'file'],
+    [{ file: 'x', lockDuration: 0 }, 'lockDuration'], [{ file: 'x', pollInterval: '1' }, 'pollInterval'], [{ file: 'x', busyTimeout: Infinity }, 'busyTimeout'],
+    [{ file: 'x', maxCrashes: 0.5 }, 'maxCrashes'], [{ file: 'x', maxCrashes: -1 }, 'maxCrashes'],
+    [{ file: 'x', retain: 5 }, 'retain'], [{ file: 'x', retain: null }, 'retain'], [{ file: 'x', retain: { dropped: { age: 1, count: 1 } } }, 'retain'],
+    [{ file: 'x', retain: { completed: { age: 1 } } }, 'retain'], [{ file: 'x', retain: { failed: null } }, 'retain']
+  ]
+  for (const [options, name] of wrong) {
+    t.throws(() => sqlite(options as SqliteOptions), { code: 'FST_BGT_INVALID_OPTION', message: new RegExp(`'${name}'`) }, JSON.stringify(options))
+  }
+  t.throws(() => sqlite({ file: 'x', lockduration: 1 } as SqliteOptions), { code: 'FST_BGT_UNKNOWN_OPTION', message: /'lockduration'; the options are file, lockDuration/ })
+  t.equal(sqlite({ file: 'x', maxCrashes: 0, lockDuration: undefined as never }).name, 'SQLite')
+})
+
+test('in memory, for tests', { skip: noSqlite }, async t => {
+  const { app } = await createApp(t, { file: ':memory:' })
+  app.get('/', async request => request.backgroundTasks.add(task, 1).id)
+  const id = (await app.inject('/')).body
+  t.match(await until('its end', async () => {
+    const info = await app.backgroundTasks.find(id)
+    return info?.state === 'completed' && info
+  }), { result: 1 })
+})
+
+test('what this version knows nothing of comes out as it went in', { skip: noSqlite }, async t => {
+  const { backend } = await open(t, { file: newFile(t) })
+  const seen: Delivery[] = []
+  await backend.work(1, async delivery => {
+    seen.push(delivery)
+    return { state: 'completed', result: undefined }
+  })
+  const newer = { ...stored(), trace: { parent: 'x' } }
+  t.same(await backend.store([[newer]]), [[newer.id]])
+  await until('it ran', () => seen.length === 1)
+  t.same(seen[0]!.task, newer)
+})
+
+test('the same task stored twice is one; called off in between, it counts as new', { skip: noSqlite }, async t => {
+  const { backend } = await open(t, { file: newFile(t) })
+  const task = stored()
+  t.same(await backend.store([[task]]), [[task.id]])
+  t.same(await backend.store([[task]]), [[task.id]])
+  t.equal(await backend.cancel(task.id), true)
+  t.match(await backend.find(task.id), { state: 'cancelled', attempts: 0 })
+  t.same(await backend.store([[task]]), [[task.id]])
+  t.match(await backend.find(task.id), { state: 'pending' })
+})
+
+test('tasks run in the order in which they were stored', { skip: noSqlite }, async t => {
+  const { backend } = await open(t, { file: newFile(t) })
+  const tasks = Array.from({ length: 50 }, () => stored())
+  await backend.store([tasks])
+  const seen: string[] = []
+  await backend.work(7, async ({ task: { id } }) => {
+    seen.push(id)
+    return { state: 'completed', result: undefined }
+  })
+  await until('all', () => seen.length === 50)
+  t.same(seen, tasks.map(({ id }) => id))
+})
+
+test('a write that fails does not take the others with it, and leaves nothing behind', { skip: noSqlite }, async t => {
+  const connection = await Connection.open('SQLite', newFile(t), 1_000)
+  t.teardown(() => connection.close())
+  const insert = connection.prepare("INSERT INTO tasks (id, task, state, due) VALUES (?, '{}', 'pending', 0)")
+  const rollback = connection.prepare('ROLLBACK')
+  const ends = await Promise.allSettled([
+    connection.write(() => insert.run('a').changes),
+    connection.write(() => {
+      insert.run('b')
+      throw new Error('no')
+    }),
+    connection.write(() => {
+      insert.run('c')
+      // As SQLite itself does where the disk is full.
+      rollback.run()
+      throw new Error('full')
+    }),
+    connection.write(() => insert.run('d').changes)
+  ])
+  t.match(ends, [{ value: 1 }, { reason: { message: 'no' } }, { reason: { message: 'full' } }, { value: 1 }])
+  t.same(connection.prepare('SELECT id FROM tasks').all().map(({ id }) => id), ['a', 'd'])
+})
+
+test('while another process writes, a request waits, and others are answered', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { app } = await createApp(t, { file, busyTimeout: 400 }, { worker: false })
+  app.get('/', async request => request.backgroundTasks.add(task, 1).id)
+  app.get('/idle', async () => 'idle')
+  await app.ready()
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec('BEGIN IMMEDIATE')
+  const answer = app.inject('/')
+  const others = []
+  for (const end = performance.now() + 200; performance.now() < end;) {
+    const begin = performance.now()
+    await app.inject('/idle')
+    others.push(performance.now() - begin)
+  }
+  other.exec('COMMIT')
+  t.equal((await answer).statusCode, 200)
+  t.ok(others.length > 20, `${others.length} answers meanwhile`)
+  other.exec('BEGIN IMMEDIATE')
+  const refused = await app.inject('/')
+  t.equal(refused.statusCode, 503)
+  t.match(refused.json(), { code: 'FST_BGT_STORE_FAILED', message: /another process has held the file for 400 ms/ })
+  other.exec('COMMIT')
+  t.equal((await app.inject('/')).statusCode, 200)
+})
+
+test('a worker that has gone: its tasks are handed out again, before others, and at last they fail', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend, log } = await open(t, { file, maxCrashes: 1, pollInterval: 10 })
+  const [first, second, third] = [stored(), stored(), stored()]
+  await backend.store([[first, second, third]])
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  const lease = Date.now() + 1_000
+  other.exec(`UPDATE tasks SET state = 'running', owner = 'gone', deliveries = 1, lease_until = ${lease}, crashes = id = '${first.id}' WHERE id <> '${third.id}'`)
+  const seen: Array<{ id: string, attempt: number }> = []
+  const gate = signal()
+  await backend.work(1, async ({ task: { id }, attempt }) => {
+    seen.push({ id, attempt })
+    if (id === third.id) await gate.promise
+    return { state: 'completed', result: undefined }
+  })
+  await until('what has no other worker', () => seen.length === 1)
+  const fourth = stored()
+  await backend.store([[fourth]])
+  await until('the lease has ended', async () => (await backend.find(first.id))?.state === 'failed')
+  t.ok(Date.now() >= lease)
+  gate.resolve()
+  await until('all', () => seen.length === 3)
+  t.same(seen, [third, second, fourth].map(({ id }) => ({ id, attempt: 1 })))
+  t.match(await backend.find(first.id), { error: { message: /more than 1 workers went away with it/ } })
+  t.match(log, [{ msg: /handed out again/, task: { id: second.id } }, { msg: /too many workers went away/, task: { id: first.id, name: 'a task' } }])
+})
+
+test('a worker that was taken for dead is told so, and its end does not count', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend, log } = await open(t, { file, lockDuration: 90 })
+  const kept = stored()
+  const lost = stored()
+  const aborted: string[] = []
+  const gate = signal()
+  await backend.work(2, async ({ task: { id }, signal }) => {
+    if (id === kept.id) await gate.promise
+    else await once(signal, 'abort').then(() => { aborted.push(id) })
+    return { state: 'completed', result: 'mine' }
+  })
+  await backend.store([[kept, lost]])
+  await until('both run', async () => (await backend.find(lost.id))?.state === 'running')
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec(`UPDATE tasks SET owner = 'other', deliveries = deliveries + 1, lease_until = ${Date.now() + 60_000} WHERE id = '${lost.id}'`)
+  await until('it is told', () => aborted.length === 1)
+  t.match(log, [{ msg: /taken over by another worker/, task: { id: lost.id } }])
+  await sleep(200)
+  t.match(await backend.find(kept.id), { state: 'running' }, 'longer than a lease')
+  gate.resolve()
+  await until('the one that was kept', async () => (await backend.find(kept.id))?.state === 'completed')
+  t.match(await backend.find(lost.id), { state: 'running', result: undefined })
+  t.equal(aborted.length, 1)
+})
+
+test('old tasks and those that are too many go', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file, retain: { completed: { age: 1_000, count: 2 }, failed: { age: 0, count: 10 } } })
+  await backend.work(50, async ({ task: { attempts } }) => attempts === 1 ? { state: 'completed', result: undefined } : { state: 'cancelled' })
+  const tasks = Array.from({ length: 1_500 }, () => stored())
+  const cancelled = stored({ attempts: 2 })
+  await backend.store([[...tasks, cancelled]])
+  const count = async () => (await Promise.all(tasks.map(({ id }) => backend.find(id)))).filter(info => info !== null).length
+  t.ok(await until('most are gone', async () => await count() === 2), 'as many are kept as the option says')
+  t.ok(await until('the cancelled one is gone', async () => await backend.find(cancelled.id) === null), 'as old ones as the option says')
+})
+
+test('what a task reports, returns or throws need not be JSON, nor readable', { skip: noSqlite }, async t => {
+  const odd = defineTask('odd', async (what: string, ctx: TaskContext): Promise<unknown> => {
+    ctx.progress(1)
+    ctx.progress(2n)
+    ctx.progress(undefined)
+    ctx.progress(3)
+    if (what === 'result') return 2n
+    if (what === 'string') throw 'a string' // eslint-disable-line no-throw-literal
+    throw Object.defineProperty(new Error(), 'message', { get () { throw new Error('no') } })
+  })
+  const { app, log } = await createApp(t, { file: newFile(t) }, { tasks: [odd] })
+  await app.ready()
+  const end = async (what: string) => {
+    const handle = app.backgroundTasks.add(odd, what)
+    await handle.settled()
+    return app.backgroundTasks.find(handle.id)
+  }
+  t.match(await end('result'), { state: 'completed', result: undefined, progress: 3 })
+  t.match(await end('string'), { state: 'failed', error: { message: "'a string'" } })
+  t.match(await end('getter'), { state: 'failed', error: { message: 'an error that cannot be read' } })
+  t.equal(log.filter(({ msg }) => msg.endsWith('result of a background task could not be stored')).length, 1)
+  t.equal(log.filter(({ msg }) => msg.endsWith('progress of a background task could not be stored')).length, 3)
+})
+
+test('a file that cannot be read or written for a while: it is logged, and what was to be done is done', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend, log } = await open(t, { file, lockDuration: 150, pollInterval: 20 })
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  const gate = signal()
+  const seen: string[] = []
+  await backend.work(2, async ({ task: { id }, progress }) => {
+    seen.push(id)
+    if (id === running.id) await gate.promise
+    progress(1)
+    return { state: 'completed', result: 5 }
+  })
+  const running = stored()
+  await backend.store([[running]])
+  await until('it runs', () => seen.length === 1)
+  other.exec('ALTER TABLE tasks RENAME TO elsewhere')
+  await t.rejects(backend.store([[stored()]]), /no such table/)
+  await t.rejects(backend.find(running.id), /no such table/)
+  gate.resolve()
+  await until('its progress is not written', () => log.find(({ msg }) => msg.endsWith('progress of a background task could not be stored')))
+  await until('nor its end', () => log.find(({ msg }) => msg.endsWith('the file could not be read or written')))
+  await sleep(300)
+  t.equal(log.filter(({ msg }) => msg.endsWith('the file could not be read or written')).length, 1, 'once')
+  other.exec('ALTER TABLE elsewhere RENAME TO tasks')
+  const next = stored()
+  await backend.store([[next]])
+  for (const { id } of [running, next]) await until('its end', async () => (await backend.find(id))?.state === 'completed')
+  t.same(seen, [running.id, next.id])
+})
+
+test('close does not wait for ever, and nothing is done after it', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file, busyTimeout: 60_000 })
+  const gate = signal()
+  const deliveries: Delivery[] = []
+  const deliver: Deliver = async delivery => {
+    deliveries.push(delivery)
+    await gate.promise
+    return { state: 'completed', result: 5 }
+  }
+  await backend.work(1, deliver)
+  const endless = stored()
+  await backend.store([[endless]])
+  await until('it runs', () => deliveries.length === 1)
+  await backend.pause()
+  await backend.store([[stored()]])
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec('BEGIN IMMEDIATE')
+  const waiting = backend.store([[stored()]])
+  waiting.catch(() => {})
+  await backend.close(50)
+  await t.rejects(waiting, /closed while another process held it/)
+  await backend.close(50)
+  other.exec('COMMIT')
+  await t.rejects(backend.store([[stored()]]), /has been closed/)
+  await t.rejects(backend.find(endless.id), /has been closed/)
+  gate.resolve()
+  await sleep(20)
+  t.equal(deliveries.length, 1)
+  t.match(other.prepare('SELECT state, result FROM tasks WHERE id = ?').get(endless.id), { state: 'running', result: null }, 'left to another worker')
+})
+
+test('a running task that has ended cannot be cancelled any more', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file })
+  const gate = signal()
+  let ended = false
+  await backend.work(1, async () => {
+    await gate.promise
+    ended = true
+    return { state: 'completed', result: undefined }
+  })
+  const task = stored()
+  await backend.store([[task]])
+  await until('it runs', async () => (await backend.find(task.id))?.state === 'running')
+  t.equal(await backend.cancel(stored().id), false)
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec('BEGIN IMMEDIATE')
+  gate.resolve()
+  await until('it has ended', () => ended)
+  const cancelled = backend.cancel(task.id)
+  other.exec('COMMIT')
+  t.equal(await cancelled, false)
+  await until('that is written down', async () => (await backend.find(task.id))?.state === 'completed')
+})
+
+test('a worker that is paused while another process holds the file takes nothing', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file })
+  const task = stored()
+  await backend.store([[task]])
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec('BEGIN IMMEDIATE')
+  let ran = 0
+  await backend.work(1, async () => {
+    ran++
+    return { state: 'completed', result: undefined }
+  })
+  await sleep(20)
+  await backend.pause()
+  other.exec('COMMIT')
+  // Written after what the worker has waited for.
+  await backend.store([[stored()]])
+  t.match(await backend.find(task.id), { state: 'pending' })
+  t.equal(ran, 0)
+})
+
+test('after a transaction that has held the thread, it is for others', { skip: noSqlite }, async t => {
+  const connection = await Connection.open('SQLite', newFile(t), 1_000)
+  t.teardown(() => connection.close())
+  const times: number[] = []
+  const write = () => connection.write(() => {
+    times.push(performance.now())
+    while (performance.now() < times.at(-1)! + 50);
+    times.push(performance.now())
+  })
+  await Promise.all([write(), write()])
+  t.equal(times.length, 4, 'both in the first transaction')
+  await write()
+  t.ok(times[4]! - times[3]! > 3, `${times[4]! - times[3]!} ms between two`)
+})
