@@ -8,6 +8,8 @@ async function start (t: Test, options: Parameters<typeof build>[0] = {}) {
   const folder = t.testdir({})
   const app = await build({ folder, ...options })
   t.teardown(() => app.close())
+  const beforeReply: unknown[] = []
+  app.addHook('onSend', async () => { beforeReply.push({ files: (await readdir(folder)).length, tasks: app.backgroundTasks.stats().collecting }) })
   const { url } = await listen(app)
 
   async function upload (content: string) {
@@ -16,14 +18,15 @@ async function start (t: Test, options: Parameters<typeof build>[0] = {}) {
     return fetch(`${url}/files`, { method: 'POST', body })
   }
 
-  return { app, url, folder, upload }
+  return { app, url, folder, upload, beforeReply }
 }
 
 test('a file is answered with 202, read afterwards, and removed', async t => {
-  const { app, url, folder, upload } = await start(t)
+  const { app, url, folder, upload, beforeReply } = await start(t)
   const content = 'x'.repeat(200_000)
   const response = await upload(content)
   t.equal(response.status, 202)
+  t.same(beforeReply, [{ files: 1, tasks: 1 }], 'saved before the reply, and not read yet')
   const location = response.headers.get('location') as string
   await app.backgroundTasks.idle()
   t.same(await (await fetch(url + location)).json(), {
