@@ -1,8 +1,9 @@
+import fastifyRequestContext, { requestContext } from '@fastify/request-context'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'tap'
 import { build } from '../examples/request-context'
-import { listen } from './support/server'
+import { createApp, listen } from './support/server'
 
 test('each task sees the context of its own request', async t => {
   const logFile = join(t.testdir({}), 'audit.txt')
@@ -18,4 +19,18 @@ test('each task sees the context of its own request', async t => {
     'edsger deleted document 6',
     'grace deleted document 5'
   ])
+})
+
+test('@fastify/request-context registered after the plugin', async t => {
+  const { app } = await createApp(t)
+  await app.register(fastifyRequestContext, { defaultStoreValues: { user: 'nobody' } })
+  const seen: unknown[] = []
+  app.get<{ Querystring: { user: string } }>('/', async request => {
+    request.requestContext.set('user', request.query.user)
+    request.backgroundTasks.add(() => { seen.push(requestContext.get('user')) })
+    return 'x'
+  })
+  await Promise.all([app.inject('/?user=ada'), app.inject('/?user=grace')])
+  await app.backgroundTasks.idle()
+  t.same(seen.sort(), ['ada', 'grace'])
 })

@@ -1,3 +1,5 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'tap'
 import { install, installTrap, pack, runScript, specifier, type Package } from './support/package'
 import { SURFACE } from './support/surface'
@@ -71,6 +73,17 @@ test('the package, installed', async t => {
       await use(fastifyBackgroundTasks)
       console.log('ok')
     `), 'ok\n')
+  })
+
+  t.test('a stack leads to the sources', async t => {
+    const folder = await install(t, installed)
+    const stack = await runScript(folder, 'stack.cjs', `
+      process.setSourceMapsEnabled(true)
+      try { require('${specifier(installed, '.')}').defineTask() } catch (error) { console.log(error.stack) }
+    `)
+    const [, file, line] = /at defineTask \((.+):(\d+):\d+\)/.exec(stack) ?? []
+    t.ok(file?.endsWith(join(installed.manifest.name, 'lib', 'define-task.ts')), stack)
+    t.match((await readFile(file as string, 'utf8')).split('\n')[Number(line) - 1], 'throw new FST_BGT_INVALID_TASK_OPTION')
   })
 
   t.test('no entry loads an optional package by being loaded, nor does the plugin by being used', async t => {
