@@ -81,7 +81,7 @@ test('the package, installed', async t => {
       process.setSourceMapsEnabled(true)
       try { require('${specifier(installed, '.')}').defineTask() } catch (error) { console.log(error.stack) }
     `)
-    const [, file, line] = /at defineTask \((.+):(\d+):\d+\)/.exec(stack) ?? []
+    const [, file, line] = /at \S*defineTask \((.+):(\d+):\d+\)/.exec(stack) ?? []
     t.ok(file?.endsWith(join(installed.manifest.name, 'lib', 'define-task.ts')), stack)
     t.match((await readFile(file as string, 'utf8')).split('\n')[Number(line) - 1], 'throw new FST_BGT_INVALID_TASK_OPTION')
   })
