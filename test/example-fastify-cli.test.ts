@@ -19,9 +19,10 @@ test('fastify start, with @fastify/autoload: at SIGTERM, what has been accepted 
   const socketPath = join(folder, 'socket')
   await promisify(execFile)(process.execPath, [require.resolve('typescript/bin/tsc'), '-p', 'tsconfig.examples.json', '--outDir', compiled], { cwd: root })
 
+  // Each task takes longer than fastify-cli waits by default.
   const child = spawn(process.execPath, [
     require.resolve('fastify-cli/cli.js'), 'start', '-l', 'info', '-g', '10000', '-s', socketPath, join(compiled, 'examples/fastify-cli/app.js')
-  ], { cwd: folder, env: { ...process.env, LOG_FILE: logFile, LATENCY: '700' }, stdio: ['ignore', 'pipe', 'inherit'] })
+  ], { cwd: folder, env: { ...process.env, LOG_FILE: logFile, LATENCY: '1500' }, stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => child.kill('SIGKILL'))
   const exited = once(child, 'close')
   const lines = createInterface(child.stdout)
@@ -36,8 +37,8 @@ test('fastify start, with @fastify/autoload: at SIGTERM, what has been accepted 
       resolve({ status: response.statusCode, body })
     }).on('error', reject).end()
   })
-  t.same(await post('/sign-ups/ada@example.com'), { status: 202, body: '{"message":"Signed up"}' })
-  t.same(await post('/sign-ups/grace@example.com'), { status: 202, body: '{"message":"Signed up"}' })
+  const answers = await Promise.all(['ada', 'grace'].map(name => post(`/sign-ups/${name}@example.com`)))
+  t.same(answers, Array(2).fill({ status: 202, body: '{"message":"Signed up"}' }))
   t.equal(await readFile(logFile, 'utf8').catch(() => ''), '', 'the answers come first')
   child.kill('SIGTERM')
   t.same(await exited, [0, null])
