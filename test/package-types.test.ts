@@ -1,22 +1,11 @@
-import { writeFile } from 'node:fs/promises'
+import { appendFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import ts from 'typescript'
-import { install, pack, specifier, type Package } from './support/package'
+import { install, pack, root, run, specifier, type Package } from './support/package'
 import { SURFACE } from './support/surface'
 
-// Checked as by somebody who sets `skipLibCheck: false`, but of all declarations only those of this package: what is
-// wrong in another one is not for it to say.
-
-const COMMON: ts.CompilerOptions = {
-  target: ts.ScriptTarget.ES2022, lib: ['lib.es2023.d.ts'], types: ['node'], strict: true, noEmit: true, skipLibCheck: false
-}
-
-const MODES: Record<string, { options: ts.CompilerOptions, extensions: string[] }> = {
-  node16: { options: { module: ts.ModuleKind.Node16 }, extensions: ['cts', 'mts'] },
-  nodenext: { options: { module: ts.ModuleKind.NodeNext }, extensions: ['cts', 'mts'] },
-  bundler: { options: { module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler }, extensions: ['ts'] }
-}
+const EXTENSIONS: Record<string, string[]> = { node16: ['cts', 'mts'], nodenext: ['cts', 'mts'], bundler: ['ts'] }
 
 function consumer (name: string, entries: string[]): string {
   return `
@@ -60,77 +49,69 @@ const REQUIRED_FORM = (name: string) => `
     export const send = plugin.defineTask('send', async () => {})
 `
 
-/** Parsed once for each way to resolve modules. */
-const parsed = new Map<string, ts.SourceFile | undefined>()
-
-function createProgram (files: string[], mode: string): ts.Program {
-  const options = { ...COMMON, ...MODES[mode]?.options }
-  const host = ts.createCompilerHost(options)
-  const { getSourceFile } = host
-  host.getSourceFile = (name, ...args) => {
-    const key = `${mode} ${name}`
-    if (!parsed.has(key)) parsed.set(key, getSourceFile(name, ...args))
-    return parsed.get(key)
-  }
-  return ts.createProgram(files, options, host)
+interface Project {
+  folder: string
+  mode: string
+  files: string[]
+  title: string
 }
 
-function problems (program: ts.Program, folder: string): string[] {
-  const own = program.getSourceFiles().filter(({ fileName }) => fileName.startsWith(folder))
-  const diagnostics = [
-    ...program.getOptionsDiagnostics(),
-    ...program.getGlobalDiagnostics(),
-    ...own.flatMap(file => [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)])
-  ]
-  return diagnostics.map(({ file, messageText }) => `${file?.fileName.slice(folder.length) ?? ''} ${ts.flattenDiagnosticMessageText(messageText, '\n')}`)
-}
-
-async function check (t: Test, installed: Package, peers: string[], mode: string): Promise<void> {
+/** A project with these optional packages, which uses each entry that can do with them. */
+async function project (t: Test, installed: Package, peers: string[], mode: string): Promise<Project> {
   const folder = await install(t, installed, peers)
   const entries = installed.entries.filter(entry => SURFACE[entry]?.needs?.every(name => peers.includes(name)) ?? true)
   const name = specifier(installed, '.')
-  const files: string[] = []
-  for (const extension of MODES[mode]?.extensions ?? []) {
-    const file = join(folder, `consumer.${extension}`)
-    await writeFile(file, consumer(name, entries.map(entry => specifier(installed, entry))))
-    files.push(file)
-    if (extension === 'cts') {
-      files.push(join(folder, 'required.cts'))
-      await writeFile(join(folder, 'required.cts'), REQUIRED_FORM(name))
-    }
-  }
-  const program = createProgram(files, mode)
-  t.ok(program.getSourceFiles().some(({ fileName }) => fileName.endsWith(`${name}/dist/index.d.ts`)), `the declarations are found, with ${entries.join(' ')}`)
-  t.same(problems(program, folder), [], `module ${mode}, with ${peers.join(', ') || 'no optional package'}`)
+  const sources = Object.fromEntries((EXTENSIONS[mode] as string[]).map(extension => [
+    `consumer.${extension}`, consumer(name, entries.map(entry => specifier(installed, entry)))
+  ]))
+  if (mode !== 'bundler') sources['required.cts'] = REQUIRED_FORM(name)
+  return write({ folder, mode, title: `${mode}: ${entries.join(' ')}, with ${peers.join(', ') || 'no optional package'}` }, sources)
+}
+
+async function write (project: Omit<Project, 'files'>, sources: Record<string, string>): Promise<Project> {
+  const files = Object.keys(sources).map(name => join(project.folder, name))
+  await Promise.all(files.map((file, index) => writeFile(file, Object.values(sources)[index] as string)))
+  return { ...project, files }
+}
+
+async function check (projects: Project[]): Promise<string[][]> {
+  const list = join((projects[0] as Project).folder, 'projects.json')
+  await writeFile(list, JSON.stringify(projects))
+  return JSON.parse(await run(process.execPath, [join(__dirname, 'support/type-check.js'), list], root))
 }
 
 test('the declarations', async t => {
   const installed = await pack(t)
   const { entries, optionalPeers } = installed
 
-  for (const mode of Object.keys(MODES)) {
-    t.test(`${mode}, with all optional packages and with none`, async t => {
-      await check(t, installed, optionalPeers, mode)
-      await check(t, installed, [], mode)
-    })
-  }
-
-  t.test('nodenext, without one optional package', async t => {
-    for (const missing of optionalPeers) await check(t, installed, optionalPeers.filter(name => name !== missing), 'nodenext')
+  t.test('compile under each setting of modules, with all optional packages, with none, and without each', async t => {
+    const wanted = [
+      ...Object.keys(EXTENSIONS).flatMap(mode => [[mode, optionalPeers], [mode, []]] as Array<[string, string[]]>),
+      ...optionalPeers.map(missing => ['nodenext', optionalPeers.filter(name => name !== missing)] as [string, string[]])
+    ]
+    const projects: Project[] = []
+    for (const [mode, peers] of wanted) projects.push(await project(t, installed, peers, mode))
+    const problems = await check(projects)
+    t.equal(problems.length, 6 + optionalPeers.length)
+    for (const [index, { title }] of projects.entries()) t.same(problems[index], [], title)
   })
 
-  t.test('a mistake is seen', async t => {
+  t.test('a mistake is seen, in code and in a declaration', async t => {
     const folder = await install(t, installed)
-    const file = join(folder, 'mistake.mts')
-    await writeFile(file, `import '${specifier(installed, '.')}'\nimport type { TaskHandel } from '${specifier(installed, '.')}'\nexport type T = TaskHandel\n`)
-    t.match(problems(createProgram([file], 'nodenext'), folder), [/TaskHandel/])
+    const name = specifier(installed, '.')
+    await appendFile(join(folder, 'node_modules', name, 'dist/index.d.ts'), '\ndeclare const wrong: Missing\n')
+    const [problems] = await check([await write({ folder, mode: 'nodenext', title: '' }, {
+      'mistake.mts': `import type { TaskHandel } from '${name}'\nexport type T = TaskHandel\n`
+    })])
+    t.match(problems?.sort(), [/mistake.mts .*TaskHandel/, /index.d.ts .*Missing/])
+    t.equal(problems?.length, 2)
   })
 
   t.test('the types that each entry exports are these', async t => {
     const folder = await install(t, installed, optionalPeers)
     const file = join(folder, 'entries.mts')
     await writeFile(file, entries.map(entry => `import type {} from '${specifier(installed, entry)}'\n`).join(''))
-    const program = createProgram([file], 'nodenext')
+    const program = ts.createProgram([file], { module: ts.ModuleKind.NodeNext, types: ['node'], strict: true, noEmit: true })
     const checker = program.getTypeChecker()
     const imports = program.getSourceFile(file)?.statements.filter(ts.isImportDeclaration) ?? []
     t.equal(imports.length, entries.length)

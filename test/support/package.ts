@@ -12,7 +12,11 @@ import type { Test } from 'tap'
 
 export const root = resolve(__dirname, '../..')
 
-export const run = promisify(execFile)
+/** Runs a program without what tap hands on to each process, which would slow it down, and would load packages in it. */
+export async function run (command: string, args: string[], cwd: string): Promise<string> {
+  const { stdout } = await promisify(execFile)('env', ['-u', 'NODE_OPTIONS', command, ...args], { cwd })
+  return stdout
+}
 
 interface Manifest {
   name: string
@@ -43,9 +47,9 @@ export async function pack (t: Test): Promise<Package> {
   const project = join(temporary, 'project')
   await cp(root, project, { recursive: true, filter: source => !LEFT_OUT.includes(basename(source)) || source === root })
   await symlink(join(root, 'node_modules'), join(project, 'node_modules'))
-  await run('npm', ['pack', '--silent', '--pack-destination', temporary], { cwd: project })
+  await run('npm', ['pack', '--silent', '--pack-destination', temporary], project)
   const [tarball] = (await readdir(temporary)).filter(name => name.endsWith('.tgz'))
-  await run('tar', ['-xzf', tarball as string], { cwd: temporary })
+  await run('tar', ['-xzf', tarball as string], temporary)
 
   const folder = join(temporary, 'package')
   const manifest: Manifest = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8'))
@@ -91,8 +95,7 @@ export async function installTrap (folder: string, name: string): Promise<void> 
 /** Runs a script in a project, and resolves with what it prints. */
 export async function runScript (folder: string, name: string, text: string): Promise<string> {
   await writeFile(join(folder, name), text)
-  const { stdout } = await run(process.execPath, [name], { cwd: folder })
-  return stdout
+  return run(process.execPath, [name], folder)
 }
 
 /** Outside of this project, whose packages Node would find otherwise. */
