@@ -262,7 +262,9 @@ test('a client that closes its half of the connection counts as gone', async t =
   await settled(app, { completed: 1 })
 })
 
-test('a response that was complete, but not read to its end, when the client left: sent, as Node sees it', async t => {
+test('a response that was complete, but not read to its end, when the client left: what Node makes of it', async t => {
+  // Up to Node 22 such a response counts as sent.
+  const aborted = Number(process.versions.node.split('.')[0]) >= 24
   const { app } = await createApp(t)
   let outcome: unknown
   const ended = signal()
@@ -280,7 +282,7 @@ test('a response that was complete, but not read to its end, when the client lef
   t.equal(outcome, undefined)
   client.leave()
   await settled(app, { completed: 1 })
-  t.same(outcome, { statusCode: 200, error: null, aborted: false })
+  t.same(outcome, { statusCode: 200, error: null, aborted })
 })
 
 test('a hijacked reply whose client leaves', async t => {

@@ -238,7 +238,7 @@ test('a handle tells and calls off', () => {
   expect(handle.cancel()).type.toBe<Promise<boolean>>()
   expect(handle.settled()).type.toBe<Promise<TaskState>>()
   expect<TaskState>().type.toBe<
-    'collecting' | 'pending' | 'running' | 'completed' | 'failed' | 'dropped' | 'cancelled' | 'replaced' | 'captured'
+    'collecting' | 'pending' | 'running' | 'completed' | 'failed' | 'dropped' | 'cancelled' | 'replaced' | 'captured' | 'stored'
   >()
 })
 

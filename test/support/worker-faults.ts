@@ -56,9 +56,11 @@ export async function workerFaults (t: Test, url: string): Promise<void> {
     const web = await faults.start(false)
     const { body } = await web.send('POST', '/poison/1')
     const state = async () => (await web.send('GET', `/tasks/${body.id}`)).body
-    let worker = await faults.start({ concurrency: 1 })
+    // One may die of the task before it has said that it listens.
+    const startWorker = () => faults.start({ concurrency: 1 }).catch(() => null)
+    let worker = await startWorker()
     const info = await until('it has failed', async () => {
-      if (!worker.alive) worker = await faults.start({ concurrency: 1 })
+      if (!worker?.alive) worker = await startWorker()
       const info = await state()
       return info.state === 'failed' && info
     })

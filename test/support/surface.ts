@@ -1,0 +1,23 @@
+/** What one entry of the package exports. */
+export interface Surface {
+  /** What exists at run time. */
+  values: string[]
+  /** What exists for TypeScript only. */
+  types: string[]
+  /** The optional peers whose types it cannot do without. */
+  needs?: string[]
+}
+
+/** The public surface: a name that comes or goes is a decision, to be noted here and in the changelog. */
+export const SURFACE: Record<string, Surface> = {
+  '.': {
+    values: ['UnrecoverableError', 'defineTask', 'errorCodes', 'fastifyBackgroundTasks'],
+    types: [
+      'AppBackgroundTasks', 'BackgroundTasks', 'BackgroundTasksOptions', 'BackoffOptions', 'CapturedTask', 'DefinitionOptions', 'Outcome', 'RunOn',
+      'Stats', 'TaskContext', 'TaskDefinition', 'TaskHandle', 'TaskHandler', 'TaskInfo', 'TaskOptions', 'TaskState'
+    ]
+  },
+  './awilix': { values: [], types: ['RequestCradle'], needs: ['@fastify/awilix', 'awilix'] },
+  './awilix/async-context': { values: [], types: ['Cradle'], needs: ['@fastify/awilix', 'awilix'] },
+  './bullmq': { values: ['bullmq'], types: ['BullmqOptions', 'Retention'] }
+}
