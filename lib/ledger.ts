@@ -1,3 +1,4 @@
+import { publishSettle, settleChannel } from './diagnostics'
 import { FST_BGT_CLOSED, FST_BGT_OVERLOADED } from './errors'
 import type { Line } from './line'
 import { COLLECTING, PENDING, RUNNING, STATES, type Task, type TaskState } from './task'
@@ -77,6 +78,7 @@ export class Ledger {
     this.move(task, to)
     if (task.spec !== null && task.spec.dedupe !== null && this.#dedupe.get(task.spec.dedupe) === task) this.#dedupe.delete(task.spec.dedupe)
     task.release()
+    if (settleChannel.hasSubscribers) publishSettle(task, line)
     if (--line.unsettled === 0) line.settled()
     if (this.#watchers.length !== 0) this.notify()
   }

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { Add } from './add'
+import type { Carrier } from './propagation'
 import type { Runtime } from './runtime'
 import { CANCELLED, DROPPED, PENDING, RUNNING, type Task } from './task'
 
@@ -50,6 +51,11 @@ export class Line {
 
   get log (): FastifyBaseLogger {
     return this.request?.log ?? this.runtime.log
+  }
+
+  /** What came through the backend with its task. */
+  get carrier (): Carrier | null {
+    return null
   }
 
   append (task: Task): void {
@@ -138,6 +144,7 @@ export class Line {
   /** See `TaskHandle.cancel`. */
   cancel (task: Task): boolean {
     if (task.status === RUNNING) return this.runtime.executor.cancel(task, this)
+    this.runtime.report.cancelled(task, this)
     this.settle(task, CANCELLED)
     return true
   }

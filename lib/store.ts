@@ -3,7 +3,7 @@ import type { Deliver, StoredTask, TaskBackend } from './backends/backend'
 import type { Definition } from './define-task'
 import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
-import { describe } from './report'
+import { propagation, type Carrier } from './propagation'
 import type { Runtime } from './runtime'
 import { COLLECTING, DROPPED, PENDING, STORED, type Task } from './task'
 import type { TaskInfo } from './task-index'
@@ -234,6 +234,7 @@ export function isDurable (task: Task, runtime: Runtime): boolean {
 export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> {
   const { ledger, report } = runtime
   const store = runtime.store as Store
+  const lines = tasks.map(task => task.line as Line)
   for (const task of tasks) {
     ledger.move(task, PENDING)
     task.extra.store = store
@@ -246,12 +247,10 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     throw error
   }
   tasks.forEach((task, index) => {
-    const line = task.line
-    if (line === null) {
+    const line = lines[index] as Line
+    if (task.isSettled) {
       // Called off, or replaced, while it was on its way.
-      store.cancel(task.id).catch(err => {
-        runtime.log.error({ err, task: describe(task) }, 'background task could not be called off in the backend')
-      })
+      store.cancel(task.id).catch(error => report.notCalledOff(task, line, error))
     } else if (ids[index] === task.id) {
       line.settle(task, STORED)
     } else {
@@ -273,8 +272,15 @@ function toStored (task: Task): StoredTask {
     backoff,
     delay,
     timeout,
-    dedupe
+    dedupe,
+    carrier: carrierOf(task)
   }
+}
+
+/** Taken in the async context of the place that added the task, as its trace goes on there. */
+function carrierOf (task: Task): Carrier | null {
+  const active = propagation()
+  return active === null ? null : task.run(() => active.inject(task), []) as Carrier
 }
 
 /** Lets go of the source of a streamed reply that will not be sent. */
