@@ -59,7 +59,11 @@ export class AppTasks implements AppBackgroundTasks {
     const task = createTask(line, first, args)
     ledger.admit()
     ledger.accept(task, line)
-    if (addChannel.hasSubscribers) publishAdd(task, line)
+    if (addChannel.hasSubscribers) {
+      publishAdd(task, line)
+      // A subscriber has called it off.
+      if (task.isSettled) return task
+    }
     if (isDurable(task, this.#runtime)) {
       this.#store(task, line)
       return task

@@ -1,5 +1,5 @@
 import { Attempt } from './attempt'
-import { publishAbandon, publishDrop } from './diagnostics'
+import { publishAbandon } from './diagnostics'
 import { FST_BGT_CANCELLED } from './errors'
 import type { Line } from './line'
 import type { Runtime } from './runtime'
@@ -81,10 +81,7 @@ export class Executor {
   /** Takes no more notice of a task that has not ended by the close of the application. */
   abandon (task: Task, line: Line, reason: Error): void {
     task.note('error', reason)
-    if (task.status !== RUNNING) {
-      publishDrop(task, line, 'the application has closed')
-      return line.settle(task, DROPPED)
-    }
+    if (task.status !== RUNNING) return line.settle(task, DROPPED, 'the application has closed')
     if (task.extra.attempt !== null) task.extra.attempt.giveUp(reason)
     else {
       this.#runtime.ledger.abandon(line)
@@ -120,8 +117,8 @@ export class Executor {
     ledger.settle(task, FAILED)
     if (options.onFailure === 'stop') {
       for (const other of [...line.tasks()]) {
-        report.dropped(other, line, 'a task before it failed')
-        line.settle(other, DROPPED)
+        // A subscriber may have called it off meanwhile.
+        if (!other.isSettled) line.drop(other, 'a task before it failed')
       }
     }
     runner.done(line)

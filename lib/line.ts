@@ -105,8 +105,7 @@ export class Line {
   join (task: Task): void {
     const { ledger, options, runner } = this.runtime
     if (task.spec !== null && task.spec.dedupe !== null && !ledger.claim(task.spec.dedupe, task)) {
-      this.runtime.report.dropped(task, this, `its dedupe id '${task.spec.dedupe}' is taken`)
-      this.settle(task, DROPPED)
+      this.drop(task, `its dedupe id '${task.spec.dedupe}' is taken`)
       return
     }
     ledger.move(task, PENDING)
@@ -150,13 +149,19 @@ export class Line {
   }
 
   /** Gives a task that is not running its final state, wherever it waits. */
-  settle (task: Task, state: number): void {
+  settle (task: Task, state: number, reason?: string): void {
     this.#stopWaiting(task)
-    this.runtime.ledger.settle(task, state)
+    this.runtime.ledger.settle(task, state, reason)
     if (this.held === task) {
       this.held = null
       this.runtime.runner.enqueue(this)
     }
+  }
+
+  /** Settles a task that will not run, and says so. */
+  drop (task: Task, reason: string): void {
+    this.runtime.report.dropped(task, this, reason)
+    this.settle(task, DROPPED, reason)
   }
 
   /** Every task of the line that has no final state: running, in line, waiting. */

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { createWarning } from 'process-warning'
 import type { StoredTask } from './backends/backend'
-import { publishDrop, publishRetry } from './diagnostics'
+import { publishRetry } from './diagnostics'
 import type { Line } from './line'
 import type { ResolvedOptions } from './options'
 import { received } from './received'
@@ -62,7 +62,6 @@ export class Report {
 
   dropped (task: Task, line: Line, why: string): void {
     this.#log(line, 'debug', 'background task dropped', () => ({ task: describe(task), why }))
-    publishDrop(task, line, why)
   }
 
   cancelled (task: Task, line: Line): void {

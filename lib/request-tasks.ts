@@ -11,7 +11,7 @@ import { lateAddWarning } from './report'
 import type { Runtime } from './runtime'
 import type { ScopeLease } from './scope-lease'
 import { isDurable } from './store'
-import { COLLECTING, DROPPED, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
+import { COLLECTING, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
 import { watchExchange } from './trigger'
 
 /** The collector of one request: `request.backgroundTasks`. */
@@ -72,7 +72,11 @@ export class RequestTasks extends Line implements BackgroundTasks {
     ledger.admit()
     if (this.#watched && this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
     ledger.accept(task, this)
-    if (addChannel.hasSubscribers) publishAdd(task, this)
+    if (addChannel.hasSubscribers) {
+      publishAdd(task, this)
+      // A subscriber has called it off.
+      if (task.isSettled) return task
+    }
     if (task.spec !== null) {
       if (task.spec.key !== null) this.#replace(task.spec.key, task)
       if (isDurable(task, this.runtime)) {
@@ -206,8 +210,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       this.settle(task, FAILED)
       return false
     }
-    this.runtime.report.dropped(task, this, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
-    this.settle(task, DROPPED)
+    this.drop(task, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
     return false
   }
 

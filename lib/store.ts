@@ -5,7 +5,7 @@ import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_STORE_FAILED }
 import type { Line } from './line'
 import { propagation, type Carrier } from './propagation'
 import type { Runtime } from './runtime'
-import { COLLECTING, DROPPED, PENDING, STORED, type Task } from './task'
+import { COLLECTING, PENDING, STORED, type Task } from './task'
 import type { TaskInfo } from './task-index'
 import type { TaskSpec } from './task-options'
 
@@ -254,8 +254,7 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     } else if (ids[index] === task.id) {
       line.settle(task, STORED)
     } else {
-      report.dropped(task, line, `its dedupe id is taken by task ${ids[index]}`)
-      line.settle(task, DROPPED)
+      line.drop(task, `its dedupe id is taken by task ${ids[index]}`)
     }
   })
 }
