@@ -156,6 +156,12 @@ namespace fastifyBackgroundTasks {
   export type TaskInfo = types.TaskInfo
   export type CapturedTask = types.CapturedTask
   export type Outcome = types.Outcome
+  export type TaskMessage = types.TaskMessage
+  export type RunMessage = types.RunMessage
+  export type DropMessage = types.DropMessage
+  export type RetryMessage = types.RetryMessage
+  export type AbandonMessage = types.AbandonMessage
+  export type SettleMessage = types.SettleMessage
   export type RunOn = types.RunOn
   export type Stats = types.Stats
 }

@@ -151,6 +151,7 @@ export class BackgroundTasksInstrumentation {
     extract: (carrier, fn) => context.with(propagator.extract(ROOT_CONTEXT, carrier), fn),
 
     run: (task, fn) => {
+      // None where a subscriber to the start has called the task off.
       const attempt = this.#tasks.get(task)?.attempt ?? null
       return attempt === null ? fn() : context.with(attempt.context, fn)
     }
@@ -207,7 +208,10 @@ export class BackgroundTasksInstrumentation {
   #retried ({ task, name, error }: RetryMessage): void {
     this.#instruments.retries.add(1, metricAttributes(name))
     const record = this.#tasks.get(task)
-    if (record !== undefined) this.#endAttempt(record, name, 'retried', error)
+    const attempt = record?.attempt ?? null
+    if (attempt === null) return
+    this.#endAttempt(attempt, name, 'retried', error)
+    record!.attempt = null
   }
 
   #dropped ({ task, reason }: DropMessage): void {
@@ -225,15 +229,11 @@ export class BackgroundTasksInstrumentation {
       if (state !== 'stored') record.send.setStatus({ code: SpanStatusCode.ERROR, message: record.reason ?? state })
       record.send.end()
     }
-    if (record.attempt !== null) this.#endAttempt(record, name, state, error)
+    if (record.attempt !== null) this.#endAttempt(record.attempt, name, state, error)
     else if (state !== 'stored') this.#settledUnrun(record, message)
   }
 
-  #endAttempt (record: TaskRecord, name: string, outcome: string, error: unknown): void {
-    const attempt = record.attempt
-    if (attempt === null) return
-    record.attempt = null
-    const { span, begin } = attempt
+  #endAttempt ({ span, begin }: AttemptRecord, name: string, outcome: string, error: unknown): void {
     const failed = outcome === 'failed' || outcome === 'retried'
     span.setAttribute('background_task.outcome', outcome)
     if (failed) recordFailure(span, error)

@@ -16,21 +16,23 @@ function tracedRun (task: Task, line: Line, fn: TaskFunction, args: unknown[]): 
 
   function call (): unknown {
     const active = propagation()
+    let result
     try {
-      const result = active === null ? fn(...args) : active.run(task, () => fn(...args))
-      if (!isThenable(result)) {
+      result = active === null ? fn(...args) : active.run(task, () => fn(...args))
+      if (isThenable(result)) {
+        result = asPromise(result).then(fulfilled, rejected)
+        message.async = true
+      } else {
         message.result = result
-        return result
       }
-      message.async = true
-      return asPromise(result).then(fulfilled, rejected)
     } catch (reason) {
       message.error = reason
       error.publish(message)
-      throw reason
-    } finally {
       end.publish(message)
+      throw reason
     }
+    end.publish(message)
+    return result
   }
 
   function fulfilled (value: unknown): unknown {

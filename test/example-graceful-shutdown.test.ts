@@ -69,6 +69,7 @@ test('SIGTERM: every task, running, pending, waiting for a retry, not added yet,
     `50 ${idOf('/work/2/60000')} work running 1`
   ].sort())
   for (const { task } of unfinished) t.match(task!.id, /^[0-9a-f-]{36}$/)
+  t.equal(log.filter(({ msg }) => msg.startsWith('background task')).at(-1)!.msg, 'background tasks drained', 'the account comes last')
   t.match(log.filter(line => line.msg === 'background tasks drained'), [{
     backgroundTasks: {
       accepted: 10, completed: 7, failed: 1, dropped: 2, retried: 2, abandoned: 1, collecting: 0, pending: 0, running: 0

@@ -2,9 +2,10 @@ import { context, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace } from '@opentel
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import Fastify from 'fastify'
 import { randomUUID } from 'node:crypto'
+import { tracingChannel } from 'node:diagnostics_channel'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
-import backgroundTasks, { defineTask, type BackgroundTasksOptions } from '../index'
+import backgroundTasks, { defineTask, type BackgroundTasksOptions, type TaskHandle } from '../index'
 import { bullmq } from '../lib/backends/bullmq'
 import { BackgroundTasksInstrumentation } from '../lib/otel'
 import { currentCarrier, withCarrier } from '../lib/propagation'
@@ -299,16 +300,28 @@ test('the carrier of an attempt goes to another thread or process, and is active
   t.equal(withCarrier(null, () => 2), 2)
 })
 
+test('a subscriber to the start of a run that calls the task off', async t => {
+  const telemetry_ = telemetry(t)
+  const app = await tracedApp(t, telemetry_)
+  const { start } = tracingChannel('fastify-background-tasks.run')
+  const onStart = (message: unknown) => { (message as { task: TaskHandle }).task.cancel() }
+  start.subscribe(onStart)
+  t.teardown(() => start.unsubscribe(onStart))
+  const aborted = signal()
+  app.backgroundTasks.add({ signal: true, name: 'called off' }, async (signal: AbortSignal) => { if (signal.aborted) aborted.resolve() })
+  await aborted.promise
+  await settled(app, { cancelled: 1 })
+  t.equal(telemetry_.span('process called off').attributes['background_task.outcome'], 'cancelled')
+})
+
 test('enabled while tasks are on their way, and disabled again', async t => {
   const telemetry_ = telemetry(t, { enabled: false })
   const { instrumentation, spans, span, metric } = telemetry_
   instrumentation.disable()
   const task = defineTask('earlier', async () => {})
-  const gates = [signal(), signal()]
+  const gate = signal()
   const begun = signal()
   const backend = new StubBackend()
-  const stored = signal()
-  backend.onStart = () => stored.promise
   const app = Fastify({ logger: { level: 'silent' } })
   t.teardown(() => app.close())
   await app.register(backgroundTasks, { tasks: [task], backend })
@@ -316,17 +329,23 @@ test('enabled while tasks are on their way, and disabled again', async t => {
   const settle = [
     app.backgroundTasks.add({ name: 'running', attempts: 2 }, async () => {
       begun.resolve()
-      await gates[0]!.promise
+      await gate.promise
       if (++attempts === 1) throw new Error('boom')
     }),
-    app.backgroundTasks.add({ name: 'timed', timeout: 60_000, signal: true }, () => gates[0]!.promise)
+    app.backgroundTasks.add({ name: 'timed', timeout: 60_000, signal: true }, () => gate.promise)
   ]
   const delayed = app.backgroundTasks.add({ name: 'delayed', delay: 60_000 }, () => {})
+  app.get('/', async request => {
+    request.backgroundTasks.add(task)
+    instrumentation.enable()
+    instrumentation.enable()
+    return 'x'
+  })
   await begun.promise
-  instrumentation.enable()
-  instrumentation.enable()
+  t.equal((await app.inject('/')).statusCode, 200)
+  t.same(backend.writes[0]![0]!.carrier, {}, 'it has no trace')
   await delayed.cancel()
-  gates[0]!.resolve()
+  gate.resolve()
   for (const handle of settle) await handle.settled()
   t.same(spans().map(({ name }) => name), ['process running'], 'the attempt that began afterwards')
   t.equal(span('process running').attributes['background_task.attempt'], 2)
@@ -345,7 +364,6 @@ test('enabled while tasks are on their way, and disabled again', async t => {
   other.disable()
   t.equal(currentCarrier(), null)
   app.backgroundTasks.add({ name: 'unseen' }, () => {})
-  await settled(app, { completed: 4, cancelled: 1, retried: 1 })
+  await settled(app, { completed: 4, cancelled: 1, retried: 1, stored: 1 })
   t.same(spans('process unseen'), [])
-  stored.resolve()
 })
