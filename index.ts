@@ -6,7 +6,7 @@ import * as definitions from './lib/define-task'
 import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
 import { drain } from './lib/drain'
 import * as errors from './lib/errors'
-import { resolveOptions, type BackgroundTasksOptions } from './lib/options'
+import { loggable, resolveOptions, type BackgroundTasksOptions } from './lib/options'
 import { RequestTasks } from './lib/request-tasks'
 import { Runtime } from './lib/runtime'
 import { discard } from './lib/store'
@@ -25,7 +25,7 @@ const plugin = fp(backgroundTasks, { fastify: '5.x', name: 'fastify-background-t
 async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksOptions): Promise<void> {
   if (fastify.hasDecorator('backgroundTasks')) throw new errors.FST_BGT_ALREADY_REGISTERED()
   const options = resolveOptions(opts)
-  const runtime = new Runtime(options, fastify.log)
+  const runtime = new Runtime(options, fastify.log, fastify.initialConfig.requestIdLogLabel as string)
   const app = new AppTasks(runtime)
   const di = bridgeTo(fastify, runtime, options.asyncContext ? app.current : null)
   runtime.door = app
@@ -54,7 +54,7 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   fastify.addHook('preClose', backgroundTasksPreClose)
   fastify.addHook('onClose', backgroundTasksOnClose)
   assertAwilixOrder(fastify, di)
-  fastify.log.debug({ backgroundTasks: { ...options, tasks: [...options.tasks.keys()], backend: options.backend?.name ?? null } }, 'background tasks registered')
+  fastify.log.debug({ backgroundTasks: loggable(options) }, 'background tasks registered')
 
   function collectorOf (this: FastifyRequest): RequestTasks {
     const request = this as unknown as Slots
@@ -156,6 +156,12 @@ namespace fastifyBackgroundTasks {
   export type TaskInfo = types.TaskInfo
   export type CapturedTask = types.CapturedTask
   export type Outcome = types.Outcome
+  export type TaskMessage = types.TaskMessage
+  export type RunMessage = types.RunMessage
+  export type DropMessage = types.DropMessage
+  export type RetryMessage = types.RetryMessage
+  export type AbandonMessage = types.AbandonMessage
+  export type SettleMessage = types.SettleMessage
   export type RunOn = types.RunOn
   export type Stats = types.Stats
 }

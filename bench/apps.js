@@ -1,5 +1,7 @@
 'use strict'
 
+const { join } = require('node:path')
+
 /*
  * The two applications of each row that is measured over HTTP: `plugin`, and `baseline`, which is without it or with
  * what one would write instead.
@@ -33,6 +35,38 @@ async function registered (app, { backgroundTasks }) {
 async function registeredWithContext (app, { backgroundTasks }) {
   await app.register(backgroundTasks, { asyncContext: true })
   addRoute(app)
+}
+
+/** Somebody listens to every channel. */
+async function addingSubscribed (app, tools) {
+  const { channel, tracingChannel } = require('node:diagnostics_channel')
+  const ignore = () => {}
+  for (const name of ['add', 'drop', 'retry', 'abandon', 'settle']) channel(`fastify-background-tasks.${name}`).subscribe(ignore)
+  tracingChannel('fastify-background-tasks.run').subscribe({ start: ignore, end: ignore, asyncStart: ignore, asyncEnd: ignore, error: ignore })
+  await adding(1)(app, tools)
+}
+
+/** The SDK of OpenTelemetry makes and measures spans, and exports none. Nothing instruments Fastify: the rest is the plugin's. */
+function setUpOtel () {
+  const { context, metrics, trace } = require('@opentelemetry/api')
+  const { AsyncLocalStorageContextManager } = require('@opentelemetry/context-async-hooks')
+  const { MeterProvider } = require('@opentelemetry/sdk-metrics')
+  const { BasicTracerProvider } = require('@opentelemetry/sdk-trace-base')
+  context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
+  trace.setGlobalTracerProvider(new BasicTracerProvider())
+  metrics.setGlobalMeterProvider(new MeterProvider())
+}
+
+async function addingWithSdk (app, tools) {
+  setUpOtel()
+  await adding(1)(app, tools)
+}
+
+async function addingWithOtel (app, tools) {
+  setUpOtel()
+  const { BackgroundTasksInstrumentation } = require(join(tools.build, 'lib/otel'))
+  new BackgroundTasksInstrumentation().enable()
+  await adding(1)(app, tools)
 }
 
 async function registerAwilix (app) {
@@ -99,6 +133,8 @@ module.exports = {
     'one-task': { tasks: 1, plugin: adding(1), baseline: byHand(1) },
     'ten-tasks': { tasks: 10, plugin: adding(10), baseline: byHand(10) },
     awilix: { tasks: 0, plugin: awilixRegistered, baseline: awilixAlone },
-    'async-context': { tasks: 0, plugin: registeredWithContext, baseline: registered }
+    'async-context': { tasks: 0, plugin: registeredWithContext, baseline: registered },
+    subscribed: { tasks: 1, plugin: addingSubscribed, baseline: adding(1) },
+    otel: { tasks: 1, plugin: addingWithOtel, baseline: addingWithSdk }
   }
 }

@@ -49,6 +49,22 @@ module.exports = [
     budget: null
   },
   {
+    id: 'subscribed',
+    child: 'server',
+    separate: true,
+    what: 'request with one async task, a subscriber to every diagnostics channel',
+    against: 'the plugin without subscribers, in another process',
+    budget: null
+  },
+  {
+    id: 'otel',
+    child: 'server',
+    separate: true,
+    what: 'request with one async task, traced and measured by OpenTelemetry',
+    against: 'the plugin and the SDK of OpenTelemetry, without the instrumentation, in another process',
+    budget: null
+  },
+  {
     id: 'runner',
     child: 'runner',
     what: '1,000,000 no-op tasks, 1,000 per collector: adding and running them',

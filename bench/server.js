@@ -24,7 +24,7 @@ answer({
     const app = Fastify(options)
     const counter = { ended: 0 }
     const setUp = asPlugin ? plugin : baseline
-    await setUp(app, { backgroundTasks: require(build), counter })
+    await setUp(app, { backgroundTasks: require(build), build, counter })
     await app.listen({ host: '127.0.0.1', port: 0 })
     sides[side] = { tasks, counter }
     return app.server.address().port

@@ -11,8 +11,9 @@ export async function build (): Promise<FastifyInstance> {
   })
   await app.register(backgroundTasks, { closeTimeout: 2_000 })
 
-  app.post<{ Params: { ms: string } }>('/work/:ms', async request => {
-    request.backgroundTasks.add(sleep, Number(request.params.ms))
+  app.post<{ Params: { times: string, ms: string } }>('/work/:times/:ms', async request => {
+    const { times, ms } = request.params
+    for (let i = 0; i < Number(times); i++) request.backgroundTasks.add({ name: 'work' }, sleep, Number(ms))
     return { accepted: true }
   })
 
@@ -29,6 +30,8 @@ export async function build (): Promise<FastifyInstance> {
     request.backgroundTasks.add(function afterwards () {})
     return { accepted: true }
   })
+
+  app.get('/stats', async () => app.backgroundTasks.stats())
 
   return app
 }

@@ -2,6 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { createTask, type Add } from './add'
 import type { CapturedTask } from './capture'
+import { addChannel, publishAdd } from './diagnostics'
 import { FST_BGT_IDLE_IN_HANDLER, FST_BGT_NO_ASYNC_CONTEXT } from './errors'
 import type { Stats } from './ledger'
 import { Line } from './line'
@@ -58,6 +59,11 @@ export class AppTasks implements AppBackgroundTasks {
     const task = createTask(line, first, args)
     ledger.admit()
     ledger.accept(task, line)
+    if (addChannel.hasSubscribers) {
+      publishAdd(task, line)
+      // A subscriber has called it off.
+      if (task.isSettled) return task
+    }
     if (isDurable(task, this.#runtime)) {
       this.#store(task, line)
       return task

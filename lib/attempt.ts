@@ -1,4 +1,5 @@
 import type { Container } from './di-scope'
+import { publishAbandon } from './diagnostics'
 import { FST_BGT_TIMEOUT } from './errors'
 import { asPromise, isThenable, type Executor } from './executor'
 import type { Line } from './line'
@@ -7,6 +8,7 @@ import { disposeScope } from './scope-lease'
 import { AttemptContext } from './task-context'
 import type { Task } from './task'
 import type { TaskSpec } from './task-options'
+import { run } from './traced-run'
 
 /** One attempt of a task that has a time limit, a signal or a context, and so can be given up while it runs. */
 export class Attempt {
@@ -57,16 +59,16 @@ export class Attempt {
     const { task } = this
     const { definition, signal } = this.#spec
     if (definition !== null) {
-      return task.run(definition.handler, [parsePayload(task.payload), new AttemptContext(this)])
+      return run(task, this.line, definition.handler, [parsePayload(task.payload), new AttemptContext(this)])
     }
     const args = task.args as unknown[]
-    return task.run(task.fn, signal ? [...args, this.signal] : args)
+    return run(task, this.line, task.fn, signal ? [...args, this.signal] : args)
   }
 
   #end (fulfilled: boolean, value: unknown): void {
     this.#detach()
     this.#ended = true
-    if (this.#diScope !== undefined) disposeScope(this.#diScope, this.line)
+    if (this.#diScope !== undefined) disposeScope(this.#diScope, this.line, this.task)
     if (this.#reason !== null) this.line.runtime.ledger.ended(this.line)
     else if (fulfilled) this.#executor.completed(this.task, this.line, value)
     else this.#executor.failed(this.task, this.line, value)
@@ -110,6 +112,7 @@ export class Attempt {
     this.#detach()
     this.#reason = reason
     this.line.runtime.ledger.abandon(this.line)
+    publishAbandon(this.task, this.line, reason)
     this.#controller?.abort(reason)
   }
 

@@ -3,6 +3,7 @@ import type { Deliver, Delivery, DeliveryEnd } from './backends/backend'
 import { definitionOf, type Definition } from './define-task'
 import { FST_BGT_CLOSED, FST_BGT_UNKNOWN_TASK } from './errors'
 import { Line } from './line'
+import type { Carrier } from './propagation'
 import { received } from './received'
 import type { Runtime } from './runtime'
 import { Task } from './task'
@@ -26,12 +27,16 @@ class DeliveryLine extends Line {
 
   override get log (): FastifyBaseLogger {
     const { requestId } = this
-    this.#log ??= requestId === null ? this.runtime.log : this.runtime.log.child({ reqId: requestId })
+    this.#log ??= requestId === null ? this.runtime.log : this.runtime.log.child({ [this.runtime.requestIdLogLabel]: requestId })
     return this.#log
   }
 
   override progress (value: unknown): void {
     this.#delivery.progress(value)
+  }
+
+  override get carrier (): Carrier | null {
+    return this.#delivery.task.carrier
   }
 
   override get retriesElsewhere (): boolean {
@@ -49,15 +54,16 @@ class DeliveryLine extends Line {
 export function deliverTo (runtime: Runtime): Deliver {
   return async function deliver (delivery): Promise<DeliveryEnd> {
     const { id, name, label, payload, timeout, attempts } = delivery.task
-    // Handed out while the application was about to close: nothing would run it.
-    if (runtime.closeReason !== null) return { state: 'not attempted', reason: new FST_BGT_CLOSED(), delay: 0 }
-    const task = runtime.options.tasks.get(name)
-    if (task === undefined) {
-      const reason = new FST_BGT_UNKNOWN_TASK(name, received([...runtime.options.tasks.keys()]))
-      return { state: 'not attempted', reason, delay: UNKNOWN_DELAY }
-    }
-    const { spec } = definitionOf(task) as Definition
     const line = new DeliveryLine(runtime, delivery)
+    const leave = (reason: Error, delay: number): DeliveryEnd => {
+      runtime.report.leftToAnother(delivery.task, line, reason)
+      return { state: 'not attempted', reason, delay }
+    }
+    // Handed out while the application was about to close: nothing would run it.
+    if (runtime.closeReason !== null) return leave(new FST_BGT_CLOSED(), 0)
+    const task = runtime.options.tasks.get(name)
+    if (task === undefined) return leave(new FST_BGT_UNKNOWN_TASK(name, received([...runtime.options.tasks.keys()])), UNKNOWN_DELAY)
+    const { spec } = definitionOf(task) as Definition
     const run = new Task(line, task, [payload ?? undefined], { ...spec, name: label, timeout, attempts, delay: 0 })
     const { extra } = run
     extra.id = id
@@ -73,7 +79,7 @@ export function deliverTo (runtime: Runtime): Deliver {
     delivery.signal.removeEventListener('abort', cancel)
     if (state === 'completed') return { state, result: extra.result }
     if (state === 'cancelled') return { state }
-    if (line.givesBack(extra.error)) return { state: 'not attempted', reason: runtime.closeReason as unknown as Error, delay: 0 }
+    if (line.givesBack(extra.error)) return leave(runtime.closeReason as unknown as Error, 0)
     return { state: 'failed', error: extra.error }
   }
 }

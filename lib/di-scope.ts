@@ -128,6 +128,7 @@ class CollectorResolver implements Resolver {
   readonly #scope: Container
   #request: FastifyRequest | null
   /** What is kept of the request when it is forgotten. */
+  #requestId = ''
   #log: FastifyBaseLogger | null = null
   #statusCode = 0
   #late: LateTasks | null = null
@@ -140,11 +141,12 @@ class CollectorResolver implements Resolver {
 
   resolve (): unknown {
     if (this.#request !== null) return this.#request.backgroundTasks
-    this.#late ??= new LateTasks(this.#runtime, this.#scope, this.#log as FastifyBaseLogger, this.#statusCode)
+    this.#late ??= new LateTasks(this.#runtime, this.#scope, this.#requestId, this.#log as FastifyBaseLogger, this.#statusCode)
     return this.#late
   }
 
   part (reply: FastifyReply): void {
+    this.#requestId = reply.request.id
     this.#log = reply.log
     this.#statusCode = reply.statusCode
     this.#request = null

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { FST_BGT_CLOSE_TIMEOUT } from './errors'
 import type { Line } from './line'
 import { RequestTasks } from './request-tasks'
@@ -7,6 +8,12 @@ import type { Task } from './task'
 /** Once the signals have aborted, the tasks get this share of `closeTimeout` to end, and no more ms than that. */
 const LAST_SHARE = 0.1
 const LAST_WAIT = 500
+
+/**
+ * Milliseconds for the logger to write what has been reported. That of `logger: true` writes on a thread of its own; a
+ * process that exits as soon as the application has closed writes the rest from the main one, perhaps before that.
+ */
+const LOG_WAIT = 50
 
 /**
  * Waits, on `app.close()`, until every accepted task has ended and every request that has tasks is over, for at most
@@ -31,12 +38,14 @@ async function drainOnce (runtime: Runtime): Promise<void> {
   }
   ledger.closed = true
   runtime.runner.stop()
-  for (const [task, line] of unsettledTasks(runtime)) {
+  const unfinished = unsettledTasks(runtime)
+  for (const [task, line] of unfinished) {
     // The user's onError, and listeners to signals, may have cancelled it meanwhile.
     if (!task.isSettled) runtime.report.unfinished(task, line, reason)
     if (!task.isSettled) runtime.executor.abandon(task, line, reason)
   }
   await store?.close()
+  if (unfinished.length !== 0) await sleep(LOG_WAIT)
   if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
 }
 

@@ -1,10 +1,12 @@
 import { Attempt } from './attempt'
+import { publishAbandon } from './diagnostics'
 import { FST_BGT_CANCELLED } from './errors'
 import type { Line } from './line'
 import type { Runtime } from './runtime'
 import { capture } from './capture'
 import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, RUNNING, STORED, type Task } from './task'
 import { backoffDelay } from './task-options'
+import { run } from './traced-run'
 import { isUnrecoverable } from './unrecoverable-error'
 
 /** Runs one attempt of one task, and decides what follows from how it ended. */
@@ -34,7 +36,7 @@ export class Executor {
     }
     let result
     try {
-      result = task.run(task.fn, task.args as unknown[])
+      result = run(task, line, task.fn, task.args as unknown[])
       if (isThenable(result)) {
         line.onFulfilled ??= value => this.#ended(line, true, value)
         line.onRejected ??= error => this.#ended(line, false, error)
@@ -69,6 +71,7 @@ export class Executor {
   cancel (task: Task, line: Line): boolean {
     const attempt = task.extra.attempt
     if (attempt === null || !attempt.listens) return false
+    this.#runtime.report.cancelled(task, line)
     attempt.giveUp(new FST_BGT_CANCELLED(task.name))
     this.#runtime.ledger.settle(task, CANCELLED)
     this.#runtime.runner.done(line)
@@ -78,9 +81,12 @@ export class Executor {
   /** Takes no more notice of a task that has not ended by the close of the application. */
   abandon (task: Task, line: Line, reason: Error): void {
     task.note('error', reason)
-    if (task.status !== RUNNING) return line.settle(task, DROPPED)
+    if (task.status !== RUNNING) return line.settle(task, DROPPED, 'the application has closed')
     if (task.extra.attempt !== null) task.extra.attempt.giveUp(reason)
-    else this.#runtime.ledger.abandon(line)
+    else {
+      this.#runtime.ledger.abandon(line)
+      publishAbandon(task, line, reason)
+    }
     line.current = null
     this.#runtime.ledger.settle(task, FAILED)
   }
@@ -108,12 +114,11 @@ export class Executor {
       return
     }
     report.failed(task, line, error)
-    task.note('error', error)
     ledger.settle(task, FAILED)
     if (options.onFailure === 'stop') {
       for (const other of [...line.tasks()]) {
-        report.dropped(other, line, 'a task before it failed')
-        line.settle(other, DROPPED)
+        // A subscriber may have called it off meanwhile.
+        if (!other.isSettled) line.drop(other, 'a task before it failed')
       }
     }
     runner.done(line)

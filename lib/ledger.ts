@@ -1,6 +1,7 @@
+import { publishDrop, publishSettle, settleChannel } from './diagnostics'
 import { FST_BGT_CLOSED, FST_BGT_OVERLOADED } from './errors'
 import type { Line } from './line'
-import { COLLECTING, PENDING, RUNNING, STATES, type Task, type TaskState } from './task'
+import { COLLECTING, DROPPED, PENDING, RUNNING, STATES, type Task, type TaskState } from './task'
 
 /**
  * How many tasks are in each state. All of them together are `accepted`, so nothing can be missing; the four after it
@@ -71,12 +72,18 @@ export class Ledger {
     task.status = to
   }
 
-  /** Gives a task its final state and lets go of what it held. */
-  settle (task: Task, to: number): void {
+  /**
+   * Gives a task its final state and lets go of what it held.
+   * @param reason of one that is dropped
+   */
+  settle (task: Task, to: number, reason = ''): void {
     const line = task.line as Line
     this.move(task, to)
     if (task.spec !== null && task.spec.dedupe !== null && this.#dedupe.get(task.spec.dedupe) === task) this.#dedupe.delete(task.spec.dedupe)
     task.release()
+    // The subscribers come last: by then nothing that they do can settle it again.
+    if (to === DROPPED) publishDrop(task, line, reason)
+    if (settleChannel.hasSubscribers) publishSettle(task, line)
     if (--line.unsettled === 0) line.settled()
     if (this.#watchers.length !== 0) this.notify()
   }

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { Add } from './add'
+import type { Carrier } from './propagation'
 import type { Runtime } from './runtime'
 import { CANCELLED, DROPPED, PENDING, RUNNING, type Task } from './task'
 
@@ -52,6 +53,11 @@ export class Line {
     return this.request?.log ?? this.runtime.log
   }
 
+  /** What came through the backend with its task. */
+  get carrier (): Carrier | null {
+    return null
+  }
+
   append (task: Task): void {
     if (this.#tail === null) this.#head = task
     else this.#tail.next = task
@@ -99,8 +105,7 @@ export class Line {
   join (task: Task): void {
     const { ledger, options, runner } = this.runtime
     if (task.spec !== null && task.spec.dedupe !== null && !ledger.claim(task.spec.dedupe, task)) {
-      this.runtime.report.dropped(task, this, `its dedupe id '${task.spec.dedupe}' is taken`)
-      this.settle(task, DROPPED)
+      this.drop(task, `its dedupe id '${task.spec.dedupe}' is taken`)
       return
     }
     ledger.move(task, PENDING)
@@ -138,18 +143,25 @@ export class Line {
   /** See `TaskHandle.cancel`. */
   cancel (task: Task): boolean {
     if (task.status === RUNNING) return this.runtime.executor.cancel(task, this)
+    this.runtime.report.cancelled(task, this)
     this.settle(task, CANCELLED)
     return true
   }
 
   /** Gives a task that is not running its final state, wherever it waits. */
-  settle (task: Task, state: number): void {
+  settle (task: Task, state: number, reason?: string): void {
     this.#stopWaiting(task)
-    this.runtime.ledger.settle(task, state)
+    this.runtime.ledger.settle(task, state, reason)
     if (this.held === task) {
       this.held = null
       this.runtime.runner.enqueue(this)
     }
+  }
+
+  /** Settles a task that will not run, and says so. */
+  drop (task: Task, reason: string): void {
+    this.runtime.report.dropped(task, this, reason)
+    this.settle(task, DROPPED, reason)
   }
 
   /** Every task of the line that has no final state: running, in line, waiting. */

@@ -136,6 +136,12 @@ function isWorker (value: unknown): boolean {
   return Number.isSafeInteger(concurrency) && concurrency >= 1 && Object.keys(others).length === 0
 }
 
+/** The options as the line at the start shows them. JSON has neither functions nor infinity. */
+export function loggable (options: ResolvedOptions): object {
+  const plain = { ...options, tasks: [...options.tasks.keys()], backend: options.backend?.name ?? null, onError: options.onError !== null }
+  return Object.fromEntries(Object.entries(plain).map(([name, value]) => [name, value === Infinity ? 'Infinity' : value]))
+}
+
 /** What Fastify itself reads from the options of `register`. */
 const FASTIFY_OPTIONS = ['prefix', 'logLevel', 'logSerializers', 'encapsulate']
 

@@ -7,7 +7,7 @@ export function received (value: unknown): string {
 }
 
 /** What an error that another library threw says. */
-export function messageOf (error: unknown): unknown {
+export function reasonOf (error: unknown): unknown {
   // What several addresses of one host refuse has no message of its own.
   return error instanceof Error ? error.message || (error as { code?: unknown }).code : error
 }

@@ -1,5 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { createWarning } from 'process-warning'
+import type { StoredTask } from './backends/backend'
+import { publishRetry } from './diagnostics'
 import type { Line } from './line'
 import type { ResolvedOptions } from './options'
 import { received } from './received'
@@ -26,6 +28,7 @@ export class Report {
   }
 
   failed (task: Task, line: Line, error: unknown): void {
+    task.extra.error = error
     this.#error(line, 'FST_BGT_TASK_FAILED', 'background task failed', error, task)
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
@@ -40,8 +43,8 @@ export class Report {
     }
   }
 
-  disposalFailed (line: Line, error: unknown): void {
-    this.#error(line, 'FST_BGT_DISPOSAL_FAILED', 'disposing a DI scope after its background tasks failed', error)
+  disposalFailed (line: Line, error: unknown, task?: Task): void {
+    this.#error(line, 'FST_BGT_DISPOSAL_FAILED', 'disposing a DI scope after its background tasks failed', error, task)
   }
 
   /** At close: the task will not end, or will not begin, in this process. */
@@ -54,10 +57,30 @@ export class Report {
 
   retry (task: Task, line: Line, error: unknown): void {
     this.#log(line, 'debug', 'background task will be tried again', () => ({ err: error, task: describe(task) }))
+    publishRetry(task, line, error)
   }
 
   dropped (task: Task, line: Line, why: string): void {
     this.#log(line, 'debug', 'background task dropped', () => ({ task: describe(task), why }))
+  }
+
+  cancelled (task: Task, line: Line): void {
+    this.#log(line, 'debug', 'background task cancelled', () => ({ task: describe(task) }))
+  }
+
+  /** @param by the task that has its key now */
+  replaced (task: Task, line: Line, by: Task): void {
+    this.#log(line, 'debug', 'background task replaced', () => ({ task: describe(task), by: describe(by) }))
+  }
+
+  /** A worker has been handed a task that it does not run. */
+  leftToAnother (task: Pick<StoredTask, 'id' | 'label'>, line: Line, reason: Error): void {
+    this.#log(line, 'warn', 'background task left to another worker', () => ({ err: reason, task: { id: task.id, name: task.label } }))
+  }
+
+  /** A task was called off while it was on its way to the backend, which has not been told. */
+  notCalledOff (task: Task, line: Line, error: unknown): void {
+    this.#log(line, 'error', 'background task could not be called off in the backend', () => ({ err: error, task: describe(task) }))
   }
 
   #error (line: Line, code: string, message: string, error: unknown, task?: Task): void {
@@ -66,7 +89,7 @@ export class Report {
   }
 
   /** A logger may fail, on an error that is frozen or whose getters throw; that must not reach the runner. */
-  #log (line: Line, level: 'error' | 'debug', message: string, fields: () => object): void {
+  #log (line: Line, level: 'error' | 'warn' | 'debug', message: string, fields: () => object): void {
     try {
       const log = line.log as FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }
       if (level === 'debug' && log.isLevelEnabled?.('debug') === false) return

@@ -2,6 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Socket } from 'node:net'
 import { createTask, type Add } from './add'
 import type { DiBridge } from './di-scope'
+import { addChannel, publishAdd } from './diagnostics'
 import { DurableTasks } from './durable-tasks'
 import { Line } from './line'
 import { runsOn, type Outcome } from './outcome'
@@ -10,7 +11,7 @@ import { lateAddWarning } from './report'
 import type { Runtime } from './runtime'
 import type { ScopeLease } from './scope-lease'
 import { isDurable } from './store'
-import { COLLECTING, DROPPED, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
+import { COLLECTING, FAILED, REPLACED, RUNNING, type Task, type TaskHandle } from './task'
 import { watchExchange } from './trigger'
 
 /** The collector of one request: `request.backgroundTasks`. */
@@ -71,6 +72,11 @@ export class RequestTasks extends Line implements BackgroundTasks {
     ledger.admit()
     if (this.#watched && this.outcome !== null && this.unsettled === 0) lateAddWarning(task.name)
     ledger.accept(task, this)
+    if (addChannel.hasSubscribers) {
+      publishAdd(task, this)
+      // A subscriber has called it off.
+      if (task.isSettled) return task
+    }
     if (task.spec !== null) {
       if (task.spec.key !== null) this.#replace(task.spec.key, task)
       if (isDurable(task, this.runtime)) {
@@ -128,7 +134,10 @@ export class RequestTasks extends Line implements BackgroundTasks {
   #replace (key: string, task: Task): void {
     this.#keys ??= new Map()
     const earlier = this.#keys.get(key)
-    if (earlier !== undefined && earlier.status < RUNNING && earlier.attempts === 0) this.settle(earlier, REPLACED)
+    if (earlier !== undefined && earlier.status < RUNNING && earlier.attempts === 0) {
+      this.runtime.report.replaced(earlier, this, task)
+      this.settle(earlier, REPLACED)
+    }
     this.#keys.set(key, task)
   }
 
@@ -201,8 +210,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
       this.settle(task, FAILED)
       return false
     }
-    this.runtime.report.dropped(task, this, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
-    this.settle(task, DROPPED)
+    this.drop(task, `runOn: ${received(task.spec?.runOn ?? 'success')}`)
     return false
   }
 

@@ -14,6 +14,8 @@ import { TaskIndex } from './task-index'
 export class Runtime {
   readonly options: ResolvedOptions
   readonly log: FastifyBaseLogger
+  /** Under what name a request's logger shows its id. */
+  readonly requestIdLogLabel: string
   readonly ledger: Ledger
   readonly index = new TaskIndex()
   readonly report: Report
@@ -31,9 +33,10 @@ export class Runtime {
   /** The application's own `add`. */
   declare door: Add
 
-  constructor (options: ResolvedOptions, log: FastifyBaseLogger) {
+  constructor (options: ResolvedOptions, log: FastifyBaseLogger, requestIdLogLabel: string) {
     this.options = options
     this.log = log
+    this.requestIdLogLabel = requestIdLogLabel
     this.store = options.backend === null || options.mode === 'capture' ? null : new Store(options.backend, options.storeTimeout)
     this.ledger = new Ledger(options.maxPending)
     this.report = new Report(log, options.onError)

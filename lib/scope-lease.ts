@@ -1,5 +1,6 @@
 import type { Container } from './di-scope'
 import type { Line } from './line'
+import type { Task } from './task'
 
 /**
  * Keeps a DI scope from being disposed. Meanwhile its `dispose` notes the wish and resolves at once, so that no hook
@@ -32,14 +33,17 @@ export class ScopeLease {
   }
 }
 
-/** Disposes a scope that the tasks of a line have used. The application's close and `idle()` wait for it. */
-export async function disposeScope (scope: Container, line: Line): Promise<void> {
+/**
+ * Disposes a scope that the tasks of a line have used, or one of them alone. The application's close and `idle()` wait for
+ * it.
+ */
+export async function disposeScope (scope: Container, line: Line, task?: Task): Promise<void> {
   const { ledger, report } = line.runtime
   ledger.disposing++
   try {
     await scope.dispose()
   } catch (error) {
-    report.disposalFailed(line, error)
+    report.disposalFailed(line, error, task)
   }
   ledger.disposing--
   ledger.notify()

@@ -3,10 +3,10 @@ import type { Deliver, StoredTask, TaskBackend } from './backends/backend'
 import type { Definition } from './define-task'
 import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
-import { messageOf } from './received'
-import { describe } from './report'
+import { propagation, type Carrier } from './propagation'
+import { reasonOf } from './received'
 import type { Runtime } from './runtime'
-import { COLLECTING, DROPPED, PENDING, STORED, type Task } from './task'
+import { COLLECTING, PENDING, STORED, type Task } from './task'
 import type { TaskInfo } from './task-index'
 import type { TaskSpec } from './task-options'
 
@@ -97,7 +97,7 @@ export class Store {
     try {
       await within(this.#timeout, action)
     } catch (cause) {
-      const error = cause instanceof FST_BGT_MISSING_PACKAGE || cause instanceof FST_BGT_NODE_VERSION ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, messageOf(cause), { cause })
+      const error = cause instanceof FST_BGT_MISSING_PACKAGE || cause instanceof FST_BGT_NODE_VERSION ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, reasonOf(cause), { cause })
       for (const batch of this.#waiting) this.#refuse(batch, error)
       await this.close()
       throw error
@@ -129,7 +129,7 @@ export class Store {
   #refuse (batch: Batch, cause: unknown): void {
     // One that is not being written yet must not be written after it was refused.
     this.#waiting = this.#waiting.filter(other => other !== batch)
-    batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, messageOf(cause), { cause }))
+    batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, reasonOf(cause), { cause }))
   }
 
   #schedule (): void {
@@ -238,6 +238,7 @@ export function isDurable (task: Task, runtime: Runtime): boolean {
 export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> {
   const { ledger, report } = runtime
   const store = runtime.store as Store
+  const lines = tasks.map(task => task.line as Line)
   for (const task of tasks) {
     ledger.move(task, PENDING)
     task.extra.store = store
@@ -250,17 +251,14 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     throw error
   }
   tasks.forEach((task, index) => {
-    const line = task.line
-    if (line === null) {
+    const line = lines[index] as Line
+    if (task.isSettled) {
       // Called off, or replaced, while it was on its way.
-      store.cancel(task.id).catch(err => {
-        runtime.log.error({ err, task: describe(task) }, 'background task could not be called off in the backend')
-      })
+      store.cancel(task.id).catch(error => report.notCalledOff(task, line, error))
     } else if (ids[index] === task.id) {
       line.settle(task, STORED)
     } else {
-      report.dropped(task, line, `its dedupe id is taken by task ${ids[index]}`)
-      line.settle(task, DROPPED)
+      line.drop(task, `its dedupe id is taken by task ${ids[index]}`)
     }
   })
 }
@@ -277,8 +275,15 @@ function toStored (task: Task): StoredTask {
     backoff,
     delay,
     timeout,
-    dedupe
+    dedupe,
+    carrier: carrierOf(task)
   }
+}
+
+/** Taken in the async context of the place that added the task, as its trace goes on there. */
+function carrierOf (task: Task): Carrier | null {
+  const active = propagation()
+  return active === null ? null : task.run(() => active.inject(task), []) as Carrier
 }
 
 /** Lets go of the source of a streamed reply that will not be sent. */

@@ -3,7 +3,11 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { test } from 'tap'
+import type { Stats } from '../index'
 import type { LogLine } from './support/server'
+
+/** What close-with-grace gives the application to close. */
+const DELAY = 10_000
 
 test('SIGTERM: every task, running, pending, waiting for a retry, not added yet, or endless, is accounted for', async t => {
   const child = spawn(process.execPath, [
@@ -18,35 +22,57 @@ test('SIGTERM: every task, running, pending, waiting for a retry, not added yet,
   const lines = createInterface(child.stdout)
   const read = once(lines, 'close')
   lines.on('line', line => { log.push(JSON.parse(line)) })
-  const logged = async (matches: (line: LogLine) => boolean, count = 1) => {
-    while (log.filter(matches).length < count) await once(lines, 'line')
+  const logged = async (matches: (line: LogLine) => boolean) => {
+    while (!log.some(matches)) await once(lines, 'line')
     return log.find(matches)!
   }
 
   const listening = await logged(line => line.msg.startsWith('Server listening'))
   const url = listening.msg.slice(listening.msg.indexOf('http'))
-  const post = async (path: string) => (await fetch(url + path, { method: 'POST', headers: { connection: 'close' } })).json()
+  const headers = { connection: 'close' }
+  const post = async (path: string) => (await fetch(url + path, { method: 'POST', headers })).json()
+  const stats = async () => (await fetch(`${url}/stats`, { headers })).json() as Promise<Stats>
 
-  // Running, for less than the time that closing takes.
-  t.same(await post('/work/300'), { accepted: true })
-  t.same(await post('/work/300'), { accepted: true })
-  // Waiting for its second attempt.
-  t.same(await post('/retry/300'), { accepted: true })
-  // Running for longer than closing waits.
-  t.same(await post('/work/60000'), { accepted: true })
+  // What a client sees of a request: its id is in the log.
+  const idOf = (path: string) => log.find(line => (line.req as { url: string } | undefined)?.url === path)?.reqId
+
+  await Promise.all([
+    // One runs, four are in line behind it, and all of them end in the time that closing takes.
+    post('/work/5/200'),
+    // One runs for longer than that, and one is in line behind it.
+    post('/work/2/60000'),
+    // One waits for a second attempt that comes in time, one for an attempt that does not.
+    post('/retry/1000'),
+    post('/retry/60000')
+  ])
+  while ((await stats()).retried !== 2);
   // Not answered yet, and no task added, when the signal comes.
   const inFlight = post('/slow-answer/500')
-  await logged(line => line.msg === 'incoming request', 5)
-  child.kill('SIGTERM')
-  t.same(await inFlight, { accepted: true }, 'a request in flight is answered')
+  await logged(line => (line.req as { url: string } | undefined)?.url === '/slow-answer/500')
+  const before = await stats()
+  t.match(before, { accepted: 9, failed: 0, retried: 2 })
+  t.ok(before.running >= 1 && before.pending >= 2, JSON.stringify(before))
 
+  const signalled = performance.now()
+  child.kill('SIGTERM')
+  await logged(line => line.msg === 'SIGTERM received, server closing')
+  t.same(await inFlight, { accepted: true }, 'a request in flight is answered')
   const [code] = await exited
   await read
   t.equal(code, 0)
+  t.ok(performance.now() - signalled < DELAY)
+
   const unfinished = log.filter(line => line.msg === 'background task did not end before the application closed')
-  t.match(unfinished, [{ level: 50, reqId: 'req-4', task: { id: /^[0-9a-f-]{36}$/, state: 'running' } }])
-  t.equal(unfinished.length, 1)
-  t.match(log.find(line => line.msg === 'background tasks drained'), {
-    backgroundTasks: { accepted: 5, completed: 4, failed: 1, retried: 1, abandoned: 1, collecting: 0, pending: 0, running: 0 }
-  })
+  t.same(unfinished.map(({ level, reqId, task }) => `${level} ${reqId} ${task!.name} ${task!.state} ${task!.attempt}`).sort(), [
+    `50 ${idOf('/retry/60000')} flaky pending 1`,
+    `50 ${idOf('/work/2/60000')} work pending 0`,
+    `50 ${idOf('/work/2/60000')} work running 1`
+  ].sort())
+  for (const { task } of unfinished) t.match(task!.id, /^[0-9a-f-]{36}$/)
+  t.equal(log.filter(({ msg }) => msg.startsWith('background task')).at(-1)!.msg, 'background tasks drained', 'the account comes last')
+  t.match(log.filter(line => line.msg === 'background tasks drained'), [{
+    backgroundTasks: {
+      accepted: 10, completed: 7, failed: 1, dropped: 2, retried: 2, abandoned: 1, collecting: 0, pending: 0, running: 0
+    }
+  }])
 })

@@ -39,6 +39,7 @@ const stored = (more: Partial<StoredTask> = {}): StoredTask => ({
   delay: 0,
   timeout: 0,
   dedupe: null,
+  carrier: null,
   ...more
 })
 

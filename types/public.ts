@@ -1,6 +1,7 @@
 /* The types that users name. `index.ts` exports them beside the plugin. */
 export type { AppBackgroundTasks } from '../lib/app-tasks'
 export type { CapturedTask } from '../lib/capture'
+export type { AbandonMessage, DropMessage, RetryMessage, RunMessage, SettleMessage, TaskMessage } from '../lib/diagnostics'
 export type { DefinitionOptions, TaskDefinition, TaskHandler } from '../lib/define-task'
 export type { Stats } from '../lib/ledger'
 export type { BackgroundTasksOptions } from '../lib/options'

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { TaskInfo } from '../task-index'
+import type { Carrier } from '../propagation'
 import type { BackoffOptions } from '../task-options'
 
 export type { TaskInfo } from '../task-index'
@@ -32,6 +33,8 @@ export interface StoredTask {
   timeout: number
   /** No second task with the same id is stored while the first one is not settled. */
   dedupe: string | null
+  /** What an instrumentation sends along, the trace context for instance; `null` without one. */
+  carrier: Carrier | null
 }
 
 /** One attempt of a stored task, handed to this process to run. */

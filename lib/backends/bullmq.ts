@@ -2,7 +2,7 @@ import type { Job, JobsOptions, Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, milliseconds, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
-import { messageOf, received } from '../received'
+import { reasonOf, received } from '../received'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend } from './backend'
@@ -74,7 +74,7 @@ const POSTGRES_WRITES = 2
 const LOG_INTERVAL = 10_000
 
 /** What a job's data holds beside what BullMQ has a place of its own for. */
-interface JobData extends Pick<StoredTask, 'label' | 'payload' | 'requestId' | 'timeout' | 'dedupe'> {}
+interface JobData extends Pick<StoredTask, 'label' | 'payload' | 'requestId' | 'timeout' | 'dedupe' | 'carrier'> {}
 
 interface NewJob { name: string, data: JobData, opts: JobsOptions }
 
@@ -171,7 +171,7 @@ class BullmqBackend implements TaskBackend {
 
   #connectionFailed (err: Error): void {
     const now = Date.now()
-    const trouble = String(messageOf(err))
+    const trouble = String(reasonOf(err))
     if (now - (this.#troubles.get(trouble) ?? -Infinity) < LOG_INTERVAL) return
     this.#troubles.set(trouble, now)
     this.#log.warn({ err }, `${this.name}: the connection failed`)
@@ -224,11 +224,11 @@ class BullmqBackend implements TaskBackend {
     })
   }
 
-  #job ({ id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe }: StoredTask): NewJob {
+  #job ({ id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe, carrier }: StoredTask): NewJob {
     const { completed, failed } = this.#retain
     return {
       name,
-      data: { label, payload, requestId, timeout, dedupe },
+      data: { label, payload, requestId, timeout, dedupe, carrier },
       opts: {
         jobId: id,
         attempts,
@@ -255,14 +255,26 @@ class BullmqBackend implements TaskBackend {
         ...options
       })
     this.#worker.on('error', error => this.#connectionFailed(error))
-    this.#worker.on('stalled', id => this.#log.warn({ task: { id } }, `${this.name}: a worker went away with a background task, which is handed out again`))
+    this.#worker.on('stalled', id => this.#stalled(id))
     // Failures of attempts are logged where they happen; this one happens nowhere.
     this.#worker.on('failed', (job, err) => {
       if (err.message.startsWith('job stalled more than')) {
-        this.#log.error({ err, task: { id: job?.id, name: job?.data.label } }, 'background task failed: too many workers went away with it')
+        this.#logOf(job).error({ err, task: taskOf(job) }, 'background task failed: too many workers went away with it')
       }
     })
     await this.#worker.waitUntilReady()
+  }
+
+  /** The lines about a task carry the id of its request. */
+  #logOf (job: Job<JobData> | undefined): FastifyBaseLogger {
+    const requestId = job?.data.requestId ?? null
+    return requestId === null ? this.#log : this.#log.child({ reqId: requestId })
+  }
+
+  async #stalled (id: string): Promise<void> {
+    // What it says of the task is worth a look at the queue, if that answers.
+    const job = await this.#queue.getJob(id).catch(() => undefined)
+    this.#logOf(job).warn({ task: { id, ...taskOf(job) } }, `${this.name}: a worker went away with a background task, which is handed out again`)
   }
 
   async #process (deliver: Deliver, job: Job<JobData>, token: string, signal: AbortSignal): Promise<unknown> {
@@ -274,7 +286,6 @@ class BullmqBackend implements TaskBackend {
       case 'failed': throw end.error instanceof Error ? end.error : new Error(received(end.error))
       case 'cancelled': throw new UnrecoverableError(CANCELLED)
     }
-    this.#log.warn({ err: end.reason, task: { id: job.id, name: job.data.label } }, `${this.name}: a background task is left to another worker`)
     if (end.delay === 0) {
       await job.moveToWait(token)
       throw new WaitingError()
@@ -284,15 +295,15 @@ class BullmqBackend implements TaskBackend {
   }
 
   #delivery (job: Job<JobData>, signal: AbortSignal): Delivery {
-    const { id, name, data: { label, payload, requestId, timeout, dedupe }, opts: { attempts = 1 } } = job
+    const { id, name, data: { label, payload, requestId, timeout, dedupe, carrier = null }, opts: { attempts = 1 } } = job
     return {
-      task: { id: id as string, name, label, payload, requestId, attempts, backoff: null, delay: 0, timeout, dedupe },
+      task: { id: id as string, name, label, payload, requestId, attempts, backoff: null, delay: 0, timeout, dedupe, carrier },
       // Made are those that have failed: neither one that a crash cut off, nor one that was given back.
       attempt: job.attemptsMade + 1,
       signal,
       progress: value => {
         job.updateProgress(value as number).catch(err => {
-          this.#log.warn({ err, task: { id, name: label } }, `${this.name}: the progress of a background task could not be stored`)
+          this.#logOf(job).warn({ err, task: taskOf(job) }, `${this.name}: the progress of a background task could not be stored`)
         })
       }
     }
@@ -355,6 +366,11 @@ class BullmqBackend implements TaskBackend {
     this.#worker?.disconnect().catch(ignore)
     if (!isClient(this.#options.connection) && !isPool(this.#options.connection)) this.#queue?.disconnect().catch(ignore)
   }
+}
+
+/** A task as log lines show it. */
+function taskOf (job: Job<JobData> | undefined): { id: string | undefined, name: string } | undefined {
+  return job && { id: job.id, name: job.data.label }
 }
 
 function errorOf (job: Job): Error {

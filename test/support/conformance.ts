@@ -5,6 +5,8 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import backgroundTasks, { defineTask, UnrecoverableError, type BackgroundTasksOptions, type TaskContext, type TaskInfo } from '../../index'
+import { runChannel, type RunMessage } from '../../lib/diagnostics'
+import { setPropagation } from '../../lib/propagation'
 import { Handle } from './awilix'
 
 /*
@@ -400,6 +402,36 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
       const { id } = (await web.inject('/')).json<{ id: string }>()
       t.match(await other.backgroundTasks.find(id), { id, name: 'stored', state: 'pending', attempts: 0 })
     }
+  })
+
+  t.test('what an instrumentation sends along comes with every attempt', async t => {
+    const carrier = { traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', 'x-a key': 'ä "value"' }
+    setPropagation({ inject: () => carrier, extract: (_carrier, fn) => fn(), run: (_task, fn) => fn() })
+    t.teardown(() => setPropagation(null))
+    const task = defineTask('traced', async (_payload: undefined, ctx: TaskContext) => { if (ctx.attempt === 1) throw new Error('boom') }, { attempts: 2 })
+    const plain = defineTask('untraced', async () => {})
+    const seen: unknown[] = []
+    const onStart = (message: unknown) => {
+      const { name, attempt, carrier } = message as RunMessage
+      seen.push({ name, attempt, carrier })
+    }
+    runChannel.start.subscribe(onStart)
+    t.teardown(() => runChannel.start.unsubscribe(onStart))
+    const shared = await options()
+    const web = await createApp(t, { ...shared, worker: false, tasks: [task, plain] })
+    await web.ready()
+    const traced = web.backgroundTasks.add(task)
+    await web.backgroundTasks.flush()
+    setPropagation(null)
+    const worker = await createApp(t, { ...await sameAs(shared), tasks: [task, plain] })
+    await worker.ready()
+    t.equal(await traced.settled(), 'completed')
+    t.equal(await web.backgroundTasks.add(plain).settled(), 'completed')
+    t.same(seen, [
+      { name: 'traced', attempt: 1, carrier },
+      { name: 'traced', attempt: 2, carrier },
+      { name: 'untraced', attempt: 1, carrier: null }
+    ])
   })
 
   t.test('a task that this worker does not know is left for one that does', async t => {

@@ -69,6 +69,7 @@ export class StubBackend implements TaskBackend {
         delay: 0,
         timeout: 0,
         dedupe: null,
+        carrier: null,
         ...task
       },
       attempt: 1,

@@ -19,5 +19,7 @@ export const SURFACE: Record<string, Surface> = {
   },
   './awilix': { values: [], types: ['RequestCradle'], needs: ['@fastify/awilix', 'awilix'] },
   './awilix/async-context': { values: [], types: ['Cradle'], needs: ['@fastify/awilix', 'awilix'] },
-  './bullmq': { values: ['bullmq'], types: ['BullmqOptions', 'Retention'] }
+  './bullmq': { values: ['bullmq'], types: ['BullmqOptions', 'Retention'] },
+  './sqlite': { values: ['sqlite'], types: ['Retention', 'SqliteOptions'] },
+  './otel': { values: ['BackgroundTasksInstrumentation'], types: ['BackgroundTasksInstrumentationConfig'], needs: ['@opentelemetry/api'] }
 }

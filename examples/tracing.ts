@@ -1,0 +1,48 @@
+import { FastifyOtelInstrumentation } from '@fastify/otel'
+import { context, propagation, trace } from '@opentelemetry/api'
+import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
+import { W3CTraceContextPropagator } from '@opentelemetry/core'
+import { registerInstrumentations } from '@opentelemetry/instrumentation'
+import { BasicTracerProvider, ConsoleSpanExporter, SimpleSpanProcessor, type SpanExporter } from '@opentelemetry/sdk-trace-base'
+import Fastify, { type FastifyInstance } from 'fastify'
+import { setTimeout as sleep } from 'node:timers/promises'
+import backgroundTasks from '../index'
+import { BackgroundTasksInstrumentation } from '../lib/otel'
+
+/** What `NodeSDK` of @opentelemetry/sdk-node does in one call. */
+export function startTelemetry (exporter: SpanExporter): FastifyOtelInstrumentation {
+  const tracerProvider = new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+  context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
+  propagation.setGlobalPropagator(new W3CTraceContextPropagator())
+  trace.setGlobalTracerProvider(tracerProvider)
+  const fastifyOtel = new FastifyOtelInstrumentation()
+  registerInstrumentations({ tracerProvider, instrumentations: [fastifyOtel, new BackgroundTasksInstrumentation()] })
+  return fastifyOtel
+}
+
+export async function build (fastifyOtel: FastifyOtelInstrumentation): Promise<FastifyInstance> {
+  const app = Fastify()
+  await app.register(fastifyOtel.plugin())
+  await app.register(backgroundTasks)
+
+  app.post('/orders', async request => {
+    request.backgroundTasks.add(async function sendReceipt () {
+      // A span of the task's own is a child of its attempt.
+      await trace.getTracer('shop').startActiveSpan('render', async span => {
+        await sleep(20)
+        span.end()
+      })
+    })
+    return { accepted: true }
+  })
+
+  return app
+}
+
+async function main (): Promise<void> {
+  const app = await build(startTelemetry(new ConsoleSpanExporter()))
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => app.close())
+  await app.listen({ port: 3000 })
+}
+
+if (require.main === module) main()

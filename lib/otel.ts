@@ -1,0 +1,323 @@
+import {
+  context, metrics, propagation as propagator, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace,
+  type Attributes, type Context, type Counter, type Histogram, type Meter, type MeterProvider, type Span, type Tracer,
+  type TracerProvider, type UpDownCounter
+} from '@opentelemetry/api'
+import type { Channel, ChannelListener } from 'node:diagnostics_channel'
+import {
+  abandonChannel, addChannel, dropChannel, retryChannel, runChannel, settleChannel,
+  type AbandonMessage, type DropMessage, type RetryMessage, type RunMessage, type SettleMessage, type TaskMessage
+} from './diagnostics'
+import { propagation, setPropagation, type Carrier, type Propagation } from './propagation'
+import { received } from './received'
+import type { TaskHandle } from './task'
+
+/** The options of {@link BackgroundTasksInstrumentation}. */
+export interface BackgroundTasksInstrumentationConfig {
+  /**
+   * Whether it begins at once.
+   * @default true
+   */
+  enabled?: boolean
+  /**
+   * Whether each attempt begins a trace of its own, which is only linked to that of the request. Otherwise it is a part of
+   * that trace, too.
+   * @default false
+   */
+  separateTraces?: boolean
+}
+
+const NAME = 'fastify-background-tasks'
+const { version: VERSION } = require('fastify-background-tasks/package.json') as { version: string }
+
+/** Under which name the time of the add, in ms since 1970, goes along with a stored task. */
+const ADDED = 'fastify-background-tasks-added'
+
+/** Seconds, as the semantic conventions of messaging have them. */
+const BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
+
+/** What is known of a task while it is not settled. */
+interface TaskRecord {
+  /** Milliseconds since 1970. */
+  readonly added: number | null
+  /** What was active in the place that added the task. */
+  readonly context: Context
+  /** The hand-over to the backend. */
+  send: Span | null
+  attempt: AttemptRecord | null
+  /** Why it was dropped. */
+  reason: string | null
+}
+
+interface AttemptRecord {
+  readonly span: Span
+  readonly context: Context
+  /** As `performance.now()` has it. */
+  readonly begin: number
+}
+
+interface Instruments {
+  readonly added: Counter
+  readonly settled: Counter
+  readonly retries: Counter
+  readonly abandoned: Counter
+  readonly inFlight: UpDownCounter
+  readonly queueTime: Histogram
+  readonly runTime: Histogram
+}
+
+/**
+ * Traces and measures tasks with OpenTelemetry. It has the shape of the instrumentations of `@opentelemetry/instrumentation`,
+ * for `registerInstrumentations` and `NodeSDK`, and works alone as well. One is for the whole process.
+ */
+export class BackgroundTasksInstrumentation {
+  readonly instrumentationName = NAME
+  readonly instrumentationVersion = VERSION
+  #config: BackgroundTasksInstrumentationConfig
+  #enabled = false
+  #givenTracer: Tracer | null = null
+  #givenMeter: Meter | null = null
+  #givenInstruments: Instruments | null = null
+  readonly #tasks = new WeakMap<TaskHandle, TaskRecord>()
+  /** Runs that have been counted as in flight. */
+  readonly #inFlight = new WeakSet<RunMessage>()
+  readonly #subscriptions: Array<[Channel, ChannelListener]> = [
+    [addChannel, message => this.#added(message as TaskMessage)],
+    [dropChannel, message => this.#dropped(message as DropMessage)],
+    [retryChannel, message => this.#retried(message as RetryMessage)],
+    [abandonChannel, message => this.#abandoned(message as AbandonMessage)],
+    [settleChannel, message => this.#settled(message as SettleMessage)],
+    [runChannel.start, message => this.#started(message as RunMessage)],
+    [runChannel.end, message => { if (!(message as RunMessage).async) this.#ended(message as RunMessage) }],
+    [runChannel.asyncEnd, message => this.#ended(message as RunMessage)]
+  ]
+
+  constructor (config: BackgroundTasksInstrumentationConfig = {}) {
+    this.#config = config
+    if (config.enabled !== false) this.enable()
+  }
+
+  enable (): void {
+    if (this.#enabled) return
+    this.#enabled = true
+    setPropagation(this.#propagation)
+    for (const [channel, listener] of this.#subscriptions) channel.subscribe(listener)
+  }
+
+  disable (): void {
+    if (!this.#enabled) return
+    this.#enabled = false
+    if (propagation() === this.#propagation) setPropagation(null)
+    for (const [channel, listener] of this.#subscriptions) channel.unsubscribe(listener)
+  }
+
+  /** Without it, the global provider. */
+  setTracerProvider (tracerProvider: TracerProvider): void {
+    this.#givenTracer = tracerProvider.getTracer(NAME, VERSION)
+  }
+
+  /** Without it, the global provider as it is when the first task is added. */
+  setMeterProvider (meterProvider: MeterProvider): void {
+    this.#givenMeter = meterProvider.getMeter(NAME, VERSION)
+    this.#givenInstruments = null
+  }
+
+  setConfig (config: BackgroundTasksInstrumentationConfig): void {
+    this.#config = config
+  }
+
+  getConfig (): BackgroundTasksInstrumentationConfig {
+    return this.#config
+  }
+
+  get #tracer (): Tracer {
+    this.#givenTracer ??= trace.getTracer(NAME, VERSION)
+    return this.#givenTracer
+  }
+
+  get #instruments (): Instruments {
+    this.#givenInstruments ??= createInstruments(this.#givenMeter ?? metrics.getMeter(NAME, VERSION))
+    return this.#givenInstruments
+  }
+
+  readonly #propagation: Propagation = {
+    inject: task => {
+      const carrier: Carrier = {}
+      propagator.inject(context.active(), carrier)
+      if (task !== null) this.#handedOver(task, carrier)
+      return carrier
+    },
+
+    extract: (carrier, fn) => context.with(propagator.extract(ROOT_CONTEXT, carrier), fn),
+
+    run: (task, fn) => {
+      // None where a subscriber to the start has called the task off.
+      const attempt = this.#tasks.get(task)?.attempt ?? null
+      return attempt === null ? fn() : context.with(attempt.context, fn)
+    }
+  }
+
+  #added ({ task, id, name }: TaskMessage): void {
+    this.#tasks.set(task, { added: Date.now(), context: context.active(), send: null, attempt: null, reason: null })
+    trace.getActiveSpan()?.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
+    this.#instruments.added.add(1, metricAttributes(name))
+  }
+
+  #handedOver (task: TaskHandle, carrier: Carrier): void {
+    const record = this.#tasks.get(task)
+    // Added before this was enabled.
+    if (record === undefined) return
+    carrier[ADDED] = String(record.added)
+    // The one before was refused, which the reply or the log has told.
+    record.send?.setStatus({ code: SpanStatusCode.ERROR, message: 'not stored' }).end()
+    record.send = this.#tracer.startSpan(`send ${task.name}`, {
+      kind: SpanKind.PRODUCER,
+      attributes: spanAttributes('send', 'send', task)
+    }, record.context)
+  }
+
+  #started (message: RunMessage): void {
+    const { task, name, attempt, carrier } = message
+    const record = this.#tasks.get(task) ?? foreignTask(carrier)
+    this.#tasks.set(task, record)
+    const origin = trace.getSpanContext(record.context)
+    const span = this.#tracer.startSpan(`process ${name}`, {
+      kind: SpanKind.CONSUMER,
+      root: this.#config.separateTraces === true,
+      links: origin === undefined ? [] : [{ context: origin }],
+      attributes: { ...spanAttributes('process', 'process', message), 'background_task.attempt': attempt }
+    }, record.context)
+    record.attempt = { span, context: trace.setSpan(record.context, span), begin: performance.now() }
+    this.#inFlight.add(message)
+    this.#instruments.inFlight.add(1, metricAttributes(name))
+    if (attempt === 1 && record.added !== null) {
+      // The clocks of two machines may differ.
+      this.#instruments.queueTime.record(Math.max(Date.now() - record.added, 0) / 1_000, metricAttributes(name))
+    }
+  }
+
+  #ended (message: RunMessage): void {
+    if (this.#inFlight.delete(message)) this.#instruments.inFlight.add(-1, metricAttributes(message.name))
+  }
+
+  #abandoned ({ task, name }: AbandonMessage): void {
+    this.#tasks.get(task)?.attempt?.span.addEvent('background task abandoned')
+    this.#instruments.abandoned.add(1, metricAttributes(name))
+  }
+
+  #retried ({ task, name, error }: RetryMessage): void {
+    this.#instruments.retries.add(1, metricAttributes(name))
+    const record = this.#tasks.get(task)
+    const attempt = record?.attempt ?? null
+    if (attempt === null) return
+    this.#endAttempt(attempt, name, 'retried', error)
+    record!.attempt = null
+  }
+
+  #dropped ({ task, reason }: DropMessage): void {
+    const record = this.#tasks.get(task)
+    if (record !== undefined) record.reason = reason
+  }
+
+  #settled (message: SettleMessage): void {
+    const { task, name, state, error } = message
+    this.#instruments.settled.add(1, { ...metricAttributes(name), 'background_task.state': state })
+    const record = this.#tasks.get(task)
+    if (record === undefined) return
+    this.#tasks.delete(task)
+    if (record.send !== null) {
+      if (state !== 'stored') record.send.setStatus({ code: SpanStatusCode.ERROR, message: record.reason ?? state })
+      record.send.end()
+    }
+    if (record.attempt !== null) this.#endAttempt(record.attempt, name, state, error)
+    else if (state !== 'stored') this.#settledUnrun(record, message)
+  }
+
+  #endAttempt ({ span, begin }: AttemptRecord, name: string, outcome: string, error: unknown): void {
+    const failed = outcome === 'failed' || outcome === 'retried'
+    span.setAttribute('background_task.outcome', outcome)
+    if (failed) recordFailure(span, error)
+    span.end()
+    this.#instruments.runTime.record((performance.now() - begin) / 1_000, {
+      ...metricAttributes(name),
+      'messaging.system': NAME,
+      'messaging.operation.name': 'process',
+      ...(failed && { 'error.type': shapeOf(error).type })
+    })
+  }
+
+  /** The end of a task that never began would be seen nowhere: it gets a span of no length. */
+  #settledUnrun ({ context, reason }: TaskRecord, message: SettleMessage): void {
+    const { name, state, error } = message
+    const span = this.#tracer.startSpan(`${state} ${name}`, {
+      attributes: {
+        ...spanAttributes(state, 'settle', message),
+        'background_task.outcome': state,
+        ...(reason !== null && { 'background_task.reason': reason })
+      }
+    }, context)
+    if (state === 'failed') recordFailure(span, error)
+    span.end()
+  }
+}
+
+/** A task that another process has stored, or that was added before the instrumentation was enabled. */
+function foreignTask (carrier: Carrier | null): TaskRecord {
+  const added = carrier?.[ADDED]
+  return {
+    added: added === undefined ? null : Number(added),
+    context: carrier === null ? context.active() : propagator.extract(ROOT_CONTEXT, carrier),
+    send: null,
+    attempt: null,
+    reason: null
+  }
+}
+
+function createInstruments (meter: Meter): Instruments {
+  const tasks = { unit: '{task}' }
+  const seconds = { unit: 's', advice: { explicitBucketBoundaries: BUCKETS } }
+  return {
+    added: meter.createCounter('background_tasks.added', { ...tasks, description: 'Tasks that have been added' }),
+    settled: meter.createCounter('background_tasks.settled', { ...tasks, description: 'Tasks that have ended, by state' }),
+    retries: meter.createCounter('background_tasks.retries', { unit: '{attempt}', description: 'Attempts that failed and are followed by another one' }),
+    abandoned: meter.createCounter('background_tasks.abandoned', { ...tasks, description: 'Tasks that were given up while they ran' }),
+    inFlight: meter.createUpDownCounter('background_tasks.in_flight', { ...tasks, description: 'Functions of tasks that run' }),
+    queueTime: meter.createHistogram('background_tasks.queue.duration', { ...seconds, description: 'From the add of a task to its first attempt' }),
+    runTime: meter.createHistogram('messaging.process.duration', { ...seconds, description: 'Duration of an attempt' })
+  }
+}
+
+/** Names are few: there are as many as functions, or as the application has thought of. An id must never stand here. */
+function metricAttributes (name: string): Attributes {
+  return { 'messaging.destination.name': name }
+}
+
+/** See https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/ */
+function spanAttributes (operation: string, type: string, { name, id, requestId }: { name: string, id: string, requestId?: string | null }): Attributes {
+  return {
+    'messaging.system': NAME,
+    'messaging.operation.name': operation,
+    'messaging.operation.type': type,
+    'messaging.destination.name': name,
+    'messaging.message.id': id,
+    ...(typeof requestId === 'string' && { 'messaging.message.conversation_id': requestId })
+  }
+}
+
+function recordFailure (span: Span, error: unknown): void {
+  const { type, message, stack } = shapeOf(error)
+  span.recordException({ name: type, message, ...(stack !== undefined && { stack }) })
+  span.setAttribute('error.type', type)
+  span.setStatus({ code: SpanStatusCode.ERROR, message })
+}
+
+/** What can be told of something that was thrown. Anything can be, also what fails when it is read. */
+function shapeOf (error: unknown): { type: string, message: string, stack?: string | undefined } {
+  try {
+    if (!(error instanceof Error)) return { type: '_OTHER', message: received(error) }
+    const { code, name, message, stack } = error as Error & { code?: unknown }
+    return { type: typeof code === 'string' ? code : String(name), message: String(message), stack: stack === undefined ? undefined : String(stack) }
+  } catch {
+    return { type: '_OTHER', message: 'an error that cannot be shown' }
+  }
+}
