@@ -257,11 +257,13 @@ class BullmqBackend implements TaskBackend {
   }
 
   async find (id: string): Promise<TaskInfo | null> {
-    const job = await this.#queue.getJob(id)
+    let job = await this.#queue.getJob(id)
     if (job === undefined) return null
     const state = STATES[await job.getState()]
-    // Removed between the two commands.
-    if (state === undefined) return null
+    // It may have ended between the two commands: what it ended with is in what is read now.
+    if (state === 'completed' || state === 'failed') job = await this.#queue.getJob(id)
+    // Removed meanwhile.
+    if (state === undefined || job === undefined) return null
     const cancelled = state === 'failed' && job.failedReason === CANCELLED
     return {
       id,
