@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { once } from 'node:events'
 import { test } from 'tap'
-import type { BackgroundTasks } from '../index'
+import { defineTask, type BackgroundTasks, type BackgroundTasksOptions } from '../index'
 import { lateAddWarning } from '../lib/report'
 import { createDiApp, type Handle } from './support/awilix'
 import { listen, settled, signal, turns } from './support/server'
@@ -10,8 +10,8 @@ const handleOf = (request: FastifyRequest) => request.diScope.resolve<Handle>('h
 const tasksOf = (request: FastifyRequest) => request.diScope.resolve<BackgroundTasks>('backgroundTasks')
 
 /** Serves one request and gives it back once it is over. */
-async function oneRequest (t: Parameters<typeof createDiApp>[0], handler: (request: FastifyRequest) => void, options = {}) {
-  const made = await createDiApp(t, {}, options)
+async function oneRequest (t: Parameters<typeof createDiApp>[0], handler: (request: FastifyRequest) => void, options = {}, pluginOptions: BackgroundTasksOptions = {}) {
+  const made = await createDiApp(t, pluginOptions, options)
   const { promise, resolve } = signal<FastifyRequest>()
   made.app.addHook('onResponse', async request => resolve(request))
   made.app.get('/', async request => {
@@ -136,6 +136,15 @@ test('resolved from a scope whose request is long over, it still takes tasks and
   const failure = log.find(line => line.msg === 'background task failed')!
   t.equal(failure.task!.name, 'second')
   t.equal(failure.reqId, request.id, 'the log still tells which request it was')
+})
+
+test('a task added by way of such a scope knows its request', async t => {
+  const seen: unknown[] = []
+  const task = defineTask('late', async (_payload: undefined, ctx) => { seen.push(ctx.requestId) })
+  const { app, request } = await oneRequest(t, () => {}, {}, { tasks: [task] })
+  tasksOf(request).add(task)
+  await settled(app, { completed: 1 })
+  t.same(seen, [request.id])
 })
 
 test('a late add by way of the scope warns once the run is over', async t => {
