@@ -1,10 +1,12 @@
 import { FST_BGT_INVALID_TASK, FST_BGT_UNKNOWN_TASK } from './errors'
-import { definitionOf, type TaskDefinition } from './define-task'
+import { definitionOf, type Definition, type TaskDefinition } from './define-task'
 import type { Line } from './line'
 import { serializePayload } from './payload'
 import { received } from './received'
+import { takeSnapshot } from './snapshot'
 import { Task, type TaskFunction, type TaskHandle } from './task'
 import { resolveTaskOptions, type TaskOptions, type TaskSpec } from './task-options'
+import type { Threads } from './threads'
 
 /** The arguments that a payload makes: one, which may be left out where the payload may be `undefined`. */
 type PayloadArguments<Payload> = undefined extends Payload ? [payload?: Payload] : [payload: Payload]
@@ -13,7 +15,7 @@ type PayloadArguments<Payload> = undefined extends Payload ? [payload?: Payload]
 export interface Add {
   /**
    * Adds a defined task with its payload, of which a snapshot is taken.
-   * @throws FST_BGT_UNKNOWN_TASK, FST_BGT_INVALID_PAYLOAD, FST_BGT_OVERLOADED, FST_BGT_CLOSED
+   * @throws FST_BGT_UNKNOWN_TASK, FST_BGT_INVALID_PAYLOAD, FST_BGT_UNCLONABLE, FST_BGT_OVERLOADED, FST_BGT_CLOSED
    */
   add<Payload> (task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): TaskHandle
   /**
@@ -62,5 +64,19 @@ function checkFunction (fn: object): TaskFunction {
 function definedTask (line: Line, task: TaskDefinition, payload: unknown, spec: TaskSpec): Task {
   const { tasks } = line.runtime.options
   if (tasks.get(task.name) !== task) throw new FST_BGT_UNKNOWN_TASK(task.name, received([...tasks.keys()]))
-  return new Task(line, task, [serializePayload(task.name, payload)], spec)
+  const { threads } = line.runtime
+  if (threads === null || (spec.definition as Definition).file === null) return new Task(line, task, [serializePayload(task.name, payload)], spec)
+  return threadedTask(line, threads, task, payload, spec)
+}
+
+function threadedTask (line: Line, threads: Threads, fn: TaskDefinition, payload: unknown, spec: TaskSpec): Task {
+  const { ledger, store } = line.runtime
+  const { name, transfer } = spec.definition as Definition
+  if (!spec.local && store !== null) return new Task(line, fn, [serializePayload(name, payload)], spec)
+  // Whatever may refuse the task does so before buffers are moved out of the caller's reach.
+  ledger.admit()
+  threads.admit()
+  const task = new Task(line, fn, [spec.local ? takeSnapshot(name, payload, transfer) : serializePayload(name, payload)], spec)
+  threads.accept(task)
+  return task
 }

@@ -7,6 +7,7 @@ import { disposeScope } from './scope-lease'
 import { AttemptContext } from './task-context'
 import type { Task } from './task'
 import type { TaskSpec } from './task-options'
+import type { Threads } from './threads'
 
 /** One attempt of a task that has a time limit, a signal or a context, and so can be given up while it runs. */
 export class Attempt {
@@ -30,15 +31,8 @@ export class Attempt {
   }
 
   start (): void {
-    const { timeout } = this.#spec
-    if (timeout !== 0) {
-      this.#timer = setTimeout(() => {
-        const { task, line } = this
-        const error = new FST_BGT_TIMEOUT(task.name, timeout)
-        this.giveUp(error)
-        this.#executor.failed(task, line, error)
-      }, timeout)
-    }
+    // The time of one that waits for a thread begins when it has it.
+    if (this.#spec.definition === null || this.#spec.definition.file === null) this.begin()
     let result
     try {
       result = this.#call()
@@ -53,10 +47,23 @@ export class Attempt {
     this.#end(true, result)
   }
 
+  /** The function is about to be called: lets the attempt's time begin. */
+  begin (): void {
+    const { timeout } = this.#spec
+    if (timeout === 0 || this.#ended || this.#reason !== null) return
+    this.#timer = setTimeout(() => {
+      const { task, line } = this
+      const error = new FST_BGT_TIMEOUT(task.name, timeout)
+      this.giveUp(error)
+      this.#executor.failed(task, line, error)
+    }, timeout)
+  }
+
   #call (): unknown {
     const { task } = this
     const { definition, signal } = this.#spec
     if (definition !== null) {
+      if (definition.file !== null) return (this.line.runtime.threads as Threads).run(this, definition.file)
       return task.run(definition.handler, [parsePayload(task.payload), new AttemptContext(this)])
     }
     const args = task.args as unknown[]
@@ -93,6 +100,11 @@ export class Attempt {
   progress (value: unknown): void {
     this.task.note('progress', value)
     this.line.progress(value)
+  }
+
+  /** Whether no other attempt can follow. */
+  get isLast (): boolean {
+    return this.task.attempts >= this.#spec.attempts
   }
 
   /** Whether the function has a signal to listen to. */

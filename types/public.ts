@@ -1,7 +1,7 @@
 /* The types that users name. `index.ts` exports them beside the plugin. */
 export type { AppBackgroundTasks } from '../lib/app-tasks'
 export type { CapturedTask } from '../lib/capture'
-export type { DefinitionOptions, TaskDefinition, TaskHandler } from '../lib/define-task'
+export type { DefinitionOptions, TaskDefinition, TaskHandler, ThreadDefinitionOptions } from '../lib/define-task'
 export type { Stats } from '../lib/ledger'
 export type { BackgroundTasksOptions } from '../lib/options'
 export type { Outcome, RunOn } from '../lib/outcome'
@@ -10,3 +10,4 @@ export type { TaskHandle, TaskState } from '../lib/task'
 export type { TaskContext } from '../lib/task-context'
 export type { TaskInfo } from '../lib/task-index'
 export type { BackoffOptions, TaskOptions } from '../lib/task-options'
+export type { ThreadOptions } from '../lib/thread-options'

@@ -1,0 +1,55 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import Module from 'node:module'
+import { join, resolve } from 'node:path'
+import workerThreads from 'node:worker_threads'
+import type { Test } from 'tap'
+import { ModuleKind, ScriptTarget, transpileModule } from 'typescript'
+
+/*
+ * What lets tests load TypeScript does not reach into worker threads: there, the pool is given the JavaScript that a build
+ * would have made of the files that it loads.
+ */
+
+const root = resolve(__dirname, '..', '..')
+
+/** Compiles sources of the package into a folder. */
+export function compile (folder: string, files: string[]): void {
+  for (const file of files) {
+    const { outputText } = transpileModule(readFileSync(join(root, file), 'utf8'), {
+      compilerOptions: { module: ModuleKind.Node16, target: ScriptTarget.ES2022, esModuleInterop: true },
+      fileName: join(root, file)
+    })
+    const target = join(folder, file.replace(/\.ts$/, '.js'))
+    mkdirSync(resolve(target, '..'), { recursive: true })
+    writeFileSync(target, outputText)
+  }
+  writeFileSync(join(folder, 'package.json'), '{ "type": "commonjs" }')
+}
+
+/** The sources of the package. */
+export const sources = ['index.ts', 'types/fastify.ts', ...readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' })
+  .filter(file => file.endsWith('.ts')).map(file => `lib/${file}`)]
+
+mkdirSync(join(root, '.tap'), { recursive: true })
+const folder = mkdtempSync(join(root, '.tap', 'threads-'))
+process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+compile(folder, sources.filter(file => /\/(thread-|thrown|errors|received)/.test(file)))
+
+const loader = Module as unknown as { _resolveFilename (name: string, ...args: unknown[]): string }
+const resolveFilename = loader._resolveFilename
+loader._resolveFilename = function (name, ...args) {
+  return resolveFilename.call(this, name === './thread-worker' ? join(folder, 'lib', 'thread-worker.js') : name, ...args)
+}
+
+// Threads would load tap's loaders, to no effect but seconds of waiting.
+const { Worker } = workerThreads
+workerThreads.Worker = class extends Worker {
+  constructor (file: string | URL, options: workerThreads.WorkerOptions) {
+    super(file, { ...options, execArgv: [], env: { ...process.env, NODE_OPTIONS: '' } })
+  }
+}
+
+/** A module with the handler of a task: the path of a file that has this text. */
+export function moduleFile (t: Test, text: string, name = 'task.mjs'): string {
+  return join(t.testdir({ [name]: text }), name)
+}
