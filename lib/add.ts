@@ -6,7 +6,6 @@ import { received } from './received'
 import { takeSnapshot } from './snapshot'
 import { Task, type TaskFunction, type TaskHandle } from './task'
 import { resolveTaskOptions, type TaskOptions, type TaskSpec } from './task-options'
-import type { Threads } from './threads'
 
 /** The arguments that a payload makes: one, which may be left out where the payload may be `undefined`. */
 type PayloadArguments<Payload> = undefined extends Payload ? [payload?: Payload] : [payload: Payload]
@@ -64,19 +63,18 @@ function checkFunction (fn: object): TaskFunction {
 function definedTask (line: Line, task: TaskDefinition, payload: unknown, spec: TaskSpec): Task {
   const { tasks } = line.runtime.options
   if (tasks.get(task.name) !== task) throw new FST_BGT_UNKNOWN_TASK(task.name, received([...tasks.keys()]))
-  const { threads } = line.runtime
-  if (threads === null || (spec.definition as Definition).file === null) return new Task(line, task, [serializePayload(task.name, payload)], spec)
-  return threadedTask(line, threads, task, payload, spec)
+  const { store } = line.runtime
+  const goesToThread = (spec.definition as Definition).file !== null && (spec.local || store === null)
+  return goesToThread ? threadedTask(line, task, payload, spec) : new Task(line, task, [serializePayload(task.name, payload)], spec)
 }
 
-function threadedTask (line: Line, threads: Threads, fn: TaskDefinition, payload: unknown, spec: TaskSpec): Task {
-  const { ledger, store } = line.runtime
+function threadedTask (line: Line, fn: TaskDefinition, payload: unknown, spec: TaskSpec): Task {
+  const { ledger, threads } = line.runtime
   const { name, transfer } = spec.definition as Definition
-  if (!spec.local && store !== null) return new Task(line, fn, [serializePayload(name, payload)], spec)
   // Whatever may refuse the task does so before buffers are moved out of the caller's reach.
   ledger.admit()
-  threads.admit()
+  threads?.admit()
   const task = new Task(line, fn, [spec.local ? takeSnapshot(name, payload, transfer) : serializePayload(name, payload)], spec)
-  threads.accept(task)
+  threads?.accept(task)
   return task
 }

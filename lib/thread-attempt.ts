@@ -34,7 +34,6 @@ export class ThreadAttempt {
   /** Runs the attempt on a thread of the pool. */
   async run (pool: Piscina): Promise<unknown> {
     const { signal } = this
-    signal.throwIfAborted()
     const { task } = this.#attempt
     const { port1: port, port2 } = new MessageChannel()
     let grace: NodeJS.Timeout | undefined

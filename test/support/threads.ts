@@ -49,7 +49,14 @@ workerThreads.Worker = class extends Worker {
   }
 }
 
-/** A module with the handler of a task: the path of a file that has this text. */
-export function moduleFile (t: Test, text: string, name = 'task.mjs'): string {
-  return join(t.testdir({ [name]: text }), name)
+const folders = new WeakMap<Test, string>()
+let modules = 0
+
+/** A module with the handler of a task: the path of a new file that has this text. */
+export function moduleFile (t: Test, text: string, extension = 'mjs'): string {
+  // A second `testdir` would remove what the first has made.
+  if (!folders.has(t)) folders.set(t, t.testdir({}))
+  const file = join(folders.get(t) as string, `task-${++modules}.${extension}`)
+  writeFileSync(file, text)
+  return file
 }
