@@ -1,7 +1,7 @@
 import { FST_BGT_INVALID_TASK, FST_BGT_INVALID_TASK_OPTION } from './errors'
 import { received } from './received'
 import { AttemptContext, defaultContext, type TaskContext } from './task-context'
-import type { Transfer } from './snapshot'
+import type { Transfer, Transferable } from './snapshot'
 import { resolveTaskOptions, type TaskOptions, type TaskSpec } from './task-options'
 import { loadHandler, moduleUrl } from './thread-module'
 
@@ -25,7 +25,7 @@ export interface ThreadDefinitionOptions<Payload> extends DefinitionOptions {
    * With `local: true`, what of the payload moves to the thread instead of being copied: ArrayBuffers, or typed arrays and
    * Buffers that fill theirs. `add` empties them. Of a task with several attempts, each but the last gets a copy.
    */
-  transfer?: (payload: Payload) => ReadonlyArray<ArrayBuffer | ArrayBufferView>
+  transfer?: (payload: Payload) => readonly Transferable[]
 }
 
 /**

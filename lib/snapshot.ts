@@ -2,7 +2,7 @@ import { FST_BGT_INVALID_TASK_OPTION, FST_BGT_UNCLONABLE } from './errors'
 import { received } from './received'
 
 /** What moves to a thread instead of being copied. */
-export type Transferable = ArrayBuffer | ArrayBufferView
+export type Transferable = ArrayBufferLike | ArrayBufferView
 
 /** See `ThreadDefinitionOptions.transfer`. */
 export type Transfer = (payload: any) => readonly Transferable[]
@@ -39,13 +39,13 @@ function buffersOf (transfer: unknown): ArrayBuffer[] {
   }
   const buffers = new Set<ArrayBuffer>()
   for (const item of transfer as Transferable[]) {
-    if (item instanceof ArrayBuffer) buffers.add(item)
-    // A part of a buffer, as Node cuts small ones out of its pool, is copied: others use the rest.
-    else if (item.byteLength === item.buffer.byteLength && item.buffer instanceof ArrayBuffer) buffers.add(item.buffer)
+    const buffer = ArrayBuffer.isView(item) ? item.buffer : item
+    // A part of a buffer, as Node cuts small ones out of its pool, is copied: others use the rest. What is shared stays so.
+    if (item.byteLength === buffer.byteLength && buffer instanceof ArrayBuffer) buffers.add(buffer)
   }
   return [...buffers]
 }
 
 function isTransferable (item: unknown): item is Transferable {
-  return item instanceof ArrayBuffer || ArrayBuffer.isView(item)
+  return ArrayBuffer.isView(item) || item instanceof ArrayBuffer || item instanceof SharedArrayBuffer
 }

@@ -56,6 +56,8 @@ export class ThreadAttempt {
     for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) this.#receive(next.message)
     port.close()
     const end = this.#end as ThreadEnd | null
+    // Not the task's failure, but somebody's.
+    if (end !== null && died !== undefined && !this.#thread.signal.aborted) logEnd(this.#attempt.line.runtime.log, died)
     if (end?.type === 'completed') return end.result
     if (end !== null) throw decodeThrown(end.thrown, signal)
     if (signal.aborted) throw signal.reason
@@ -103,6 +105,11 @@ export class ThreadAttempt {
     const decoded = Object.fromEntries(Object.entries(errors).map(([name, thrown]) => [name, decodeThrown(thrown)]))
     this.#log[level]({ ...fields, ...decoded }, ...rest as [string])
   }
+}
+
+/** Tells of a thread that has ended with no task on it: what one of its tasks has left behind has failed. */
+export function logEnd (log: FastifyBaseLogger, err: unknown): void {
+  log.error({ err }, 'a thread of background tasks ended while no task ran on it')
 }
 
 /** The error of a task whose thread has ended under it. */

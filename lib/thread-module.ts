@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { isAbsolute } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { inspect } from 'node:util'
 import type { TaskHandler } from './define-task'
 import { FST_BGT_INVALID_MODULE } from './errors'
 import { received } from './received'
@@ -36,5 +37,6 @@ export async function loadHandler (task: string, file: string): Promise<TaskHand
 }
 
 function isTypeScriptTrouble (path: string, error: unknown): boolean {
-  return /\.[cm]?ts$/.test(path) && (error instanceof SyntaxError || /^ERR_UN/.test((error as { code?: string } | undefined)?.code ?? ''))
+  // Of Node itself it is the code that says so, of some loaders the message; types where none are expected are bad syntax.
+  return /\.[cm]?ts$/.test(path) && (error instanceof SyntaxError || /ERR_UN(KNOWN|SUPPORTED)_/.test(inspect(error)))
 }

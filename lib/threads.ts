@@ -5,7 +5,7 @@ import type { Definition } from './define-task'
 import { FST_BGT_MISSING_PACKAGE } from './errors'
 import { overloaded } from './ledger'
 import type { Task } from './task'
-import { ThreadAttempt, threadDied } from './thread-attempt'
+import { logEnd, ThreadAttempt, threadDied } from './thread-attempt'
 import type { ResolvedThreadOptions } from './thread-options'
 import { decodeThrown, type Thrown } from './thrown'
 
@@ -133,7 +133,7 @@ export class Threads {
       atomics: 'disabled'
     })
     pool.on('error', (err: Error) => {
-      this.#log.error({ err }, 'a thread of background tasks ended while no task ran on it')
+      logEnd(this.#log, err)
       this.#onError?.(err)
       for (const attempt of this.#running) attempt.threadFailed(err)
     })

@@ -56,6 +56,26 @@ test('a handler that listens to the close can end in time', async t => {
   t.match(await app.backgroundTasks.find(id), { result: 'FST_BGT_CLOSE_TIMEOUT' })
 })
 
+test('an attempt that would begin when the time is over does not', async t => {
+  const first = defineTask('first', moduleFile(t, `
+    import { once } from 'node:events'
+    export default async (payload, { signal, progress }) => {
+      progress('begun')
+      await once(signal, 'abort')
+    }`))
+  const second = defineTask('second', moduleFile(t, 'export default () => {}'))
+  const errors: unknown[] = []
+  const { app } = await createApp(t, {
+    tasks: [first, second], concurrency: 1, closeTimeout: 1_000, onError: (error, { name }) => { errors.push([name, error]) }
+  })
+  const { id } = app.backgroundTasks.add(first)
+  app.backgroundTasks.add(second)
+  await begun(app, id)
+  await app.close()
+  t.match(app.backgroundTasks.stats(), { completed: 1, failed: 1 })
+  t.match(errors, [['second', { code: 'FST_BGT_CLOSE_TIMEOUT' }]])
+})
+
 test('a task of a backend that the close cuts off is given back, whether it throws the reason, wraps it, or takes no notice', async t => {
   const throws = defineTask('throws', moduleFile(t, `
     import { once } from 'node:events'
@@ -76,6 +96,7 @@ test('a task of a backend that the close cuts off is given back, whether it thro
     backend.deliver({ name: 'spin' }, { progress }),
     backend.deliver({ name: 'spin' }, { progress })
   ]
+  // eslint-disable-next-line no-unmodified-loop-condition
   while (running < 3) await turns(1)
   await app.close()
   for (const end of ends) t.match(await end, { state: 'not attempted', reason: { code: 'FST_BGT_CLOSE_TIMEOUT' } })

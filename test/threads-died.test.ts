@@ -35,6 +35,20 @@ test('out of memory', t => check(t, `
     for (;;) all.push(new Array(1000).fill(all.length))
   }`, { cause: { code: 'ERR_WORKER_OUT_OF_MEMORY' } }, { max: 1, resourceLimits: { maxOldGenerationSizeMb: 16 } }))
 
+test('a thread that is too small to start', async t => {
+  const task = defineTask('task', moduleFile(t, 'export default () => {}'))
+  const errors: unknown[] = []
+  const { app } = await createApp(t, {
+    tasks: [task], threads: { max: 1, resourceLimits: { maxOldGenerationSizeMb: 2, maxYoungGenerationSizeMb: 1 } }, onError: error => { errors.push(error) }
+  })
+  // Before the application is ready, and so before it has been tried.
+  app.backgroundTasks.add(task)
+  app.backgroundTasks.add(task)
+  await settled(app, { failed: 2 })
+  const expected = { code: 'FST_BGT_THREAD_DIED', cause: { code: 'ERR_WORKER_OUT_OF_MEMORY' } }
+  t.match(errors, [expected, expected])
+})
+
 test('the next attempt gets a new thread', async t => {
   const task = defineTask('task', moduleFile(t, 'export default (payload, { attempt }) => { if (attempt === 1) process.exit(1) }'), { attempts: 2 })
   const { app } = await createApp(t, { tasks: [task] })
@@ -52,4 +66,14 @@ test('a task that has ended is not failed by the end of its thread, which is log
   t.match(log.find(({ err }) => err?.message === 'left behind'), { level: 50 })
   app.backgroundTasks.add(leaves)
   await settled(app, { completed: 2 })
+})
+
+test('nor by one that comes between its result and the next task', async t => {
+  const exits = defineTask<undefined, { n: number }>('exits', moduleFile(t, `
+    export default () => ({ get n () { queueMicrotask(() => process.exit(5)); return 1 } })`))
+  const { app, log } = await createApp(t, { tasks: [exits] })
+  const { id } = app.backgroundTasks.add(exits)
+  await settled(app, { completed: 1 })
+  t.match(await app.backgroundTasks.find(id), { result: { n: 1 } })
+  t.match(log.find(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it'), { level: 50, err: { message: 'worker exited with code: 5' } })
 })

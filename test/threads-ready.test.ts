@@ -1,13 +1,12 @@
 import Module from 'node:module'
 import { dirname, join } from 'node:path'
-import { mkdirSync, writeFileSync } from 'node:fs'
 import { test, type Test } from 'tap'
 import { defineTask, type ThreadOptions } from '../index'
 import { createApp } from './support/server'
 import { StubBackend } from './support/stub-backend'
-import { moduleFile } from './support/threads'
+import { moduleFile, typeScriptFile } from './support/threads'
 
-async function rejects (t: Test, file: string, expected: object, threads: ThreadOptions = {}) {
+async function rejects (t: Test, file: string, expected: { code: string, message?: string | RegExp }, threads: ThreadOptions = {}) {
   const { app } = await createApp(t, { tasks: [defineTask('task', file)], threads })
   await t.rejects(async () => { await app.ready() }, expected)
 }
@@ -44,12 +43,7 @@ test('threads that are too small to start', t => rejects(t, moduleFile(t, 'expor
 }))
 
 test('TypeScript that this Node cannot load', async t => {
-  // No Node strips the types of what lies in node_modules; those without a loader for it do so nowhere.
-  const folder = join(dirname(moduleFile(t, '')), 'node_modules', 'package')
-  mkdirSync(folder, { recursive: true })
-  const file = join(folder, 'task.ts')
-  writeFileSync(file, 'export default (n: number): number => n\n')
-  await rejects(t, file, { code: 'FST_BGT_INVALID_MODULE', message: /must be a file that Node v\d.* can load \(compile it to JavaScript, or run Node with a loader for TypeScript\), received .*task\.ts/ })
+  await rejects(t, typeScriptFile(t), { code: 'FST_BGT_INVALID_MODULE', message: /must be a file that Node v\d.* can load \(compile it to JavaScript, or run Node with a loader for TypeScript\), received .*task\.ts/ })
 })
 
 test('piscina is not installed', async t => {

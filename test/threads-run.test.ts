@@ -7,7 +7,7 @@ import { createApp, listen, settled } from './support/server'
 import { moduleFile } from './support/threads'
 
 const WHERE = "import { threadId } from 'node:worker_threads'\nexport default async payload => ({ threadId, payload })\n"
-const ORDER = 'export default (n, ctx) => { ctx.log.info(`ran ${n}`) }'
+const ORDER = "export default (n, ctx) => { ctx.log.info('ran %d', n) }"
 
 test('a task that is defined by its file runs on another thread, and its result comes back', async t => {
   const file = moduleFile(t, WHERE)
@@ -102,8 +102,8 @@ test('called as a function it runs in the thread of the caller, for unit tests',
   t.match(await task({ n: 1 }), { threadId, payload: { n: 1 } })
   const logs = defineTask<number>('logs', moduleFile(t, ORDER))
   const lines: string[] = []
-  await logs(5, { log: { info: (line: string) => { lines.push(line) } } as never })
-  t.same(lines, ['ran 5'])
+  await logs(5, { log: { info: (line: string, n: number) => { lines.push(`${line} ${n}`) } } as never })
+  t.same(lines, ['ran %d 5'])
   await t.rejects(defineTask('none', moduleFile(t, 'export default 5'))(undefined), { code: 'FST_BGT_INVALID_MODULE' })
 })
 

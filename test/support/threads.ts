@@ -60,3 +60,12 @@ export function moduleFile (t: Test, text: string, extension = 'mjs'): string {
   writeFileSync(file, text)
   return file
 }
+
+/** A module that no Node loads without help, nor tap's loader: types are not stripped in `node_modules`. */
+export function typeScriptFile (t: Test): string {
+  const folder = join(moduleFile(t, ''), '..', 'node_modules', 'package')
+  mkdirSync(folder, { recursive: true })
+  const file = join(folder, 'task.ts')
+  writeFileSync(file, 'export default (n: number): number => n\n')
+  return file
+}
