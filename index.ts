@@ -6,7 +6,7 @@ import * as definitions from './lib/define-task'
 import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
 import { drain } from './lib/drain'
 import * as errors from './lib/errors'
-import { loggable, resolveOptions, type BackgroundTasksOptions } from './lib/options'
+import { loggable, resolveOptions, threadedDefinitions, type BackgroundTasksOptions } from './lib/options'
 import { RequestTasks } from './lib/request-tasks'
 import { Runtime } from './lib/runtime'
 import { discard } from './lib/store'
@@ -46,6 +46,7 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   } else {
     fastify.addHook('onRequest', backgroundTasksOnRequest)
   }
+  if (runtime.threads !== null) fastify.addHook('onReady', backgroundTasksOnReadyThreads)
   if (runtime.store !== null) {
     fastify.addHook('onSend', backgroundTasksOnSend)
     fastify.addHook('onReady', backgroundTasksOnReady)
@@ -96,6 +97,11 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
       discard(payload)
       next(error)
     })
+  }
+
+  // Ahead of the backend, which hands out tasks at once.
+  async function backgroundTasksOnReadyThreads (): Promise<void> {
+    await runtime.threads!.check(threadedDefinitions(options))
   }
 
   async function backgroundTasksOnReady (): Promise<void> {
@@ -150,6 +156,8 @@ namespace fastifyBackgroundTasks {
   export type TaskOptions = types.TaskOptions
   export type BackoffOptions = types.BackoffOptions
   export type DefinitionOptions = types.DefinitionOptions
+  export type ThreadDefinitionOptions<Payload = any> = types.ThreadDefinitionOptions<Payload>
+  export type ThreadOptions = types.ThreadOptions
   export type TaskDefinition<Payload = any, Result = unknown> = types.TaskDefinition<Payload, Result>
   export type TaskHandler<Payload, Result> = types.TaskHandler<Payload, Result>
   export type TaskContext = types.TaskContext

@@ -1,8 +1,9 @@
 import { FST_BGT_INVALID_TASK, FST_BGT_UNKNOWN_TASK } from './errors'
-import { definitionOf, type TaskDefinition } from './define-task'
+import { definitionOf, type Definition, type TaskDefinition } from './define-task'
 import type { Line } from './line'
 import { serializePayload } from './payload'
 import { received } from './received'
+import { takeSnapshot } from './snapshot'
 import { Task, type TaskFunction, type TaskHandle } from './task'
 import { resolveTaskOptions, type TaskOptions, type TaskSpec } from './task-options'
 
@@ -13,7 +14,7 @@ type PayloadArguments<Payload> = undefined extends Payload ? [payload?: Payload]
 export interface Add {
   /**
    * Adds a defined task with its payload, of which a snapshot is taken.
-   * @throws FST_BGT_UNKNOWN_TASK, FST_BGT_INVALID_PAYLOAD, FST_BGT_OVERLOADED, FST_BGT_CLOSED
+   * @throws FST_BGT_UNKNOWN_TASK, FST_BGT_INVALID_PAYLOAD, FST_BGT_UNCLONABLE, FST_BGT_OVERLOADED, FST_BGT_CLOSED
    */
   add<Payload> (task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): TaskHandle
   /**
@@ -62,5 +63,18 @@ function checkFunction (fn: object): TaskFunction {
 function definedTask (line: Line, task: TaskDefinition, payload: unknown, spec: TaskSpec): Task {
   const { tasks } = line.runtime.options
   if (tasks.get(task.name) !== task) throw new FST_BGT_UNKNOWN_TASK(task.name, received([...tasks.keys()]))
-  return new Task(line, task, [serializePayload(task.name, payload)], spec)
+  const { store } = line.runtime
+  const goesToThread = (spec.definition as Definition).file !== null && (spec.local || store === null)
+  return goesToThread ? threadedTask(line, task, payload, spec) : new Task(line, task, [serializePayload(task.name, payload)], spec)
+}
+
+function threadedTask (line: Line, fn: TaskDefinition, payload: unknown, spec: TaskSpec): Task {
+  const { ledger, threads } = line.runtime
+  const { name, transfer } = spec.definition as Definition
+  // Whatever may refuse the task does so before buffers are moved out of the caller's reach.
+  ledger.admit()
+  threads?.admit()
+  const task = new Task(line, fn, [spec.local ? takeSnapshot(name, payload, transfer) : serializePayload(name, payload)], spec)
+  threads?.accept(task)
+  return task
 }

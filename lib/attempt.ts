@@ -8,6 +8,7 @@ import { disposeScope } from './scope-lease'
 import { AttemptContext } from './task-context'
 import type { Task } from './task'
 import type { TaskSpec } from './task-options'
+import type { Threads } from './threads'
 import { run } from './traced-run'
 
 /** One attempt of a task that has a time limit, a signal or a context, and so can be given up while it runs. */
@@ -32,15 +33,8 @@ export class Attempt {
   }
 
   start (): void {
-    const { timeout } = this.#spec
-    if (timeout !== 0) {
-      this.#timer = setTimeout(() => {
-        const { task, line } = this
-        const error = new FST_BGT_TIMEOUT(task.name, timeout)
-        this.giveUp(error)
-        this.#executor.failed(task, line, error)
-      }, timeout)
-    }
+    // The time of one that waits for a thread begins when it has it.
+    if (this.#spec.definition === null || this.#spec.definition.file === null) this.begin()
     let result
     try {
       result = this.#call()
@@ -55,11 +49,25 @@ export class Attempt {
     this.#end(true, result)
   }
 
+  /** The function is about to be called: lets the attempt's time begin. */
+  begin (): void {
+    const { timeout } = this.#spec
+    if (timeout === 0 || this.#ended || this.#reason !== null) return
+    this.#timer = setTimeout(() => {
+      const { task, line } = this
+      const error = new FST_BGT_TIMEOUT(task.name, timeout)
+      this.giveUp(error)
+      this.#executor.failed(task, line, error)
+    }, timeout)
+  }
+
   #call (): unknown {
     const { task } = this
     const { definition, signal } = this.#spec
     if (definition !== null) {
-      return run(task, this.line, definition.handler, [parsePayload(task.payload), new AttemptContext(this)])
+      const { file, handler } = definition
+      if (file !== null) return run(task, this.line, () => (this.line.runtime.threads as Threads).run(this, file), [])
+      return run(task, this.line, handler, [parsePayload(task.payload), new AttemptContext(this)])
     }
     const args = task.args as unknown[]
     return run(task, this.line, task.fn, signal ? [...args, this.signal] : args)
@@ -95,6 +103,11 @@ export class Attempt {
   progress (value: unknown): void {
     this.task.note('progress', value)
     this.line.progress(value)
+  }
+
+  /** Whether no other attempt can follow. */
+  get isLast (): boolean {
+    return this.task.attempts >= this.#spec.attempts
   }
 
   /** Whether the function has a signal to listen to. */

@@ -44,6 +44,7 @@ async function drainOnce (runtime: Runtime): Promise<void> {
     if (!task.isSettled) runtime.report.unfinished(task, line, reason)
     if (!task.isSettled) runtime.executor.abandon(task, line, reason)
   }
+  await runtime.threads?.close()
   await store?.close()
   if (unfinished.length !== 0) await sleep(LOG_WAIT)
   if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')

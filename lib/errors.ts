@@ -44,10 +44,10 @@ export const FST_BGT_TOO_EARLY = createError(
   'request.backgroundTasks received a call before its own onRequest hook had run: register fastify-background-tasks before the plugin whose hook adds tasks'
 )
 
-/** More than `maxPending` tasks are accepted and not settled. Answered with 503 and `Retry-After`. */
+/** `maxPending` tasks are accepted and not settled, or `threads.maxQueue` wait for a thread. Answered with 503 and `Retry-After`. */
 export const FST_BGT_OVERLOADED = createError(
   'FST_BGT_OVERLOADED',
-  'The background task was refused: %s tasks are waiting or running, and maxPending is %s',
+  'The background task was refused: %s tasks are %s, and %s',
   503
 )
 
@@ -121,10 +121,10 @@ export const FST_BGT_STORE_FAILED = createError(
   503
 )
 
-/** The option `backend` names a package that is not installed. */
+/** The option `backend`, or a task that runs on a thread, needs a package that is not installed. */
 export const FST_BGT_MISSING_PACKAGE = createError(
   'FST_BGT_MISSING_PACKAGE',
-  "The backend '%s' needs packages that are not installed, received none: run `npm install %s`"
+  '%s needs packages that are not installed, received none: run `npm install %s`'
 )
 
 /** The backend uses a part of Node that this version does not have. */
@@ -137,4 +137,30 @@ export const FST_BGT_NODE_VERSION = createError(
 export const FST_BGT_BACKEND_FAILED = createError(
   'FST_BGT_BACKEND_FAILED',
   'The backend could not start: %s received %s'
+)
+
+/** The module of a task that runs on a thread cannot be loaded there, or has no handler. Found when the application starts. */
+export const FST_BGT_INVALID_MODULE = createError(
+  'FST_BGT_INVALID_MODULE',
+  "The module of the background task '%s' must be %s"
+)
+
+/** The payload or the result of a task that runs on a thread cannot go from one thread to another. */
+export const FST_BGT_UNCLONABLE = createError(
+  'FST_BGT_UNCLONABLE',
+  '%s must be something that structuredClone can copy, received %s',
+  500,
+  TypeError
+)
+
+/** The thread of an attempt came to its end before the attempt did; the `cause` says how. */
+export const FST_BGT_THREAD_DIED = createError(
+  'FST_BGT_THREAD_DIED',
+  "The thread of the background task '%s' ended before the task: received %s"
+)
+
+/** A handler on a thread asked for `ctx.diScope`. */
+export const FST_BGT_NO_DI_SCOPE = createError(
+  'FST_BGT_NO_DI_SCOPE',
+  "ctx.diScope of the background task '%s' received a call on a worker thread: the DI container is on the main thread, give the task what it needs in its payload"
 )

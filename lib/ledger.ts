@@ -44,10 +44,7 @@ export class Ledger {
    */
   admit (): void {
     if (this.closed) throw new FST_BGT_CLOSED()
-    if (this.unsettled >= this.#maxPending) {
-      // Fastify's own error handler sends an error's headers along.
-      throw Object.assign(new FST_BGT_OVERLOADED(this.unsettled, this.#maxPending), { headers: { 'retry-after': '1' } })
-    }
+    if (this.unsettled >= this.#maxPending) throw overloaded(this.unsettled, 'waiting or running', `maxPending is ${this.#maxPending}`)
   }
 
   /** Takes a task in, in the state it has. */
@@ -161,4 +158,10 @@ export class Ledger {
   notify (): void {
     for (const watcher of this.#watchers) watcher()
   }
+}
+
+/** The refusal of a task where so many others have reached a limit. */
+export function overloaded (count: number, doing: string, limit: string): Error {
+  // Fastify's own error handler sends an error's headers along.
+  return Object.assign(new FST_BGT_OVERLOADED(count, doing, limit), { headers: { 'retry-after': '1' } })
 }

@@ -1,9 +1,10 @@
 import type { FastifyRequest } from 'fastify'
 import type { TaskBackend } from './backends/backend'
-import { definitionOf, type TaskDefinition } from './define-task'
+import { definitionOf, type Definition, type TaskDefinition } from './define-task'
 import { checkOptions, flag, limit, milliseconds, oneOf, type Checks } from './check-options'
 import { FST_BGT_DUPLICATE_TASK } from './errors'
 import type { TaskHandle } from './task'
+import { isThreadOptions, resolveThreadOptions, THREAD_OPTIONS, type ResolvedThreadOptions, type ThreadOptions } from './thread-options'
 
 /** The options of the plugin. All are checked once, at registration. */
 export interface BackgroundTasksOptions {
@@ -58,6 +59,8 @@ export interface BackgroundTasksOptions {
    * @default 5_000
    */
   storeTimeout?: number
+  /** The pool of threads for tasks that are defined by their file. */
+  threads?: ThreadOptions
   /**
    * `capture` is for tests: tasks that would have run are recorded in `app.backgroundTasks.captured` instead.
    * @default 'run'
@@ -91,6 +94,7 @@ export interface ResolvedOptions {
   /** 0 for none. */
   readonly workerConcurrency: number
   readonly storeTimeout: number
+  readonly threads: ResolvedThreadOptions
   readonly mode: 'run' | 'capture'
   readonly asyncContext: boolean
   readonly disposeScopes: boolean
@@ -109,6 +113,7 @@ const DEFAULTS: Required<Omit<BackgroundTasksOptions, 'onError' | 'backend'>> & 
   backend: null,
   worker: { concurrency: DEFAULT_CONCURRENCY },
   storeTimeout: 5_000,
+  threads: {},
   mode: 'run',
   asyncContext: false,
   disposeScopes: true
@@ -125,6 +130,7 @@ const CHECKS: Checks<typeof DEFAULTS> = {
   backend: ['a backend, made by one of the functions of this package', value => value !== null && typeof value === 'object' && typeof value.store === 'function'],
   worker: ['false or { concurrency: a whole number from 1 on }', value => value === false || isWorker(value)],
   storeTimeout: milliseconds,
+  threads: [THREAD_OPTIONS, isThreadOptions],
   mode: oneOf('run', 'capture'),
   asyncContext: flag,
   disposeScopes: flag
@@ -156,7 +162,13 @@ export function resolveOptions (options: BackgroundTasksOptions): ResolvedOption
     if (tasks.has(task.name)) throw new FST_BGT_DUPLICATE_TASK(task.name)
     tasks.set(task.name, task)
   }
-  const { worker, ...others } = resolved
+  const { worker, threads, ...others } = resolved
   const workerConcurrency = worker === false ? 0 : (worker as { concurrency?: number }).concurrency ?? DEFAULT_CONCURRENCY
-  return { ...others, workerConcurrency, tasks } as unknown as ResolvedOptions
+  return { ...others, workerConcurrency, tasks, threads: resolveThreadOptions(threads as ThreadOptions) } as unknown as ResolvedOptions
+}
+
+/** The definitions that this process may have to run on a thread. One that only hands tasks to a backend needs no threads. */
+export function threadedDefinitions ({ tasks, backend, workerConcurrency }: ResolvedOptions): Definition[] {
+  const definitions = [...tasks.values()].map(task => definitionOf(task) as Definition)
+  return definitions.filter(({ file, spec }) => file !== null && (spec.local || backend === null || workerConcurrency !== 0))
 }

@@ -1,5 +1,6 @@
 import { FST_BGT_INVALID_PAYLOAD } from './errors'
 import { received } from './received'
+import { Snapshot } from './snapshot'
 
 /**
  * The JSON text of a payload, or `undefined` for a task without one. It is the snapshot that every attempt starts from.
@@ -17,8 +18,12 @@ export function serializePayload (task: string, payload: unknown): string | unde
   }
 }
 
-export function parsePayload (text: string | undefined): unknown {
-  return text === undefined ? undefined : JSON.parse(text)
+/** What a defined task keeps of its payload: JSON text, or a clone that goes to a thread. */
+export type KeptPayload = string | Snapshot | undefined
+
+export function parsePayload (payload: KeptPayload): unknown {
+  if (payload instanceof Snapshot) return payload.value
+  return payload === undefined ? undefined : JSON.parse(payload)
 }
 
 function check (task: string, value: unknown, path: string, parents: object[]): void {

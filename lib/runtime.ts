@@ -4,11 +4,12 @@ import type { CapturedTask } from './capture'
 import type { DiBridge } from './di-scope'
 import { Executor } from './executor'
 import { Ledger } from './ledger'
-import type { ResolvedOptions } from './options'
+import { threadedDefinitions, type ResolvedOptions } from './options'
 import { Report } from './report'
 import { Runner } from './runner'
 import { Store } from './store'
 import { TaskIndex } from './task-index'
+import { Threads } from './threads'
 
 /** What one registration of the plugin consists of. The parts find each other here. */
 export class Runtime {
@@ -24,6 +25,8 @@ export class Runtime {
   readonly captured: CapturedTask[] = []
   /** Where defined tasks are kept; `null` without a backend. */
   readonly store: Store | null
+  /** Where tasks run that are defined by their file; `null` if none can run here. */
+  readonly threads: Threads | null
   /** The application's close, once it has begun to wait for the tasks. */
   drained: Promise<void> | null = null
   /** Once the application's close has run out of time: what signals abort with from then on. */
@@ -38,6 +41,7 @@ export class Runtime {
     this.log = log
     this.requestIdLogLabel = requestIdLogLabel
     this.store = options.backend === null || options.mode === 'capture' ? null : new Store(options.backend, options.storeTimeout)
+    this.threads = options.mode === 'run' && threadedDefinitions(options).length !== 0 ? new Threads(options.threads, log) : null
     this.ledger = new Ledger(options.maxPending)
     this.report = new Report(log, options.onError)
     this.executor = new Executor(this)

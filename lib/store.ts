@@ -269,7 +269,7 @@ function toStored (task: Task): StoredTask {
     id: task.id,
     name: (definition as Definition).name,
     label: task.name,
-    payload: task.payload ?? null,
+    payload: (task.payload as string | undefined) ?? null,
     requestId: (task.line as Line).requestId,
     attempts,
     backoff,

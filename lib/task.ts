@@ -2,6 +2,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { randomUUID } from 'node:crypto'
 import type { Attempt } from './attempt'
 import type { Line } from './line'
+import type { KeptPayload } from './payload'
 import type { Store } from './store'
 import type { TaskInfo } from './task-index'
 import type { TaskSpec } from './task-options'
@@ -170,9 +171,9 @@ export class Task implements TaskHandle {
     return this.#extra === null ? 0 : this.#extra.attempts
   }
 
-  /** The JSON text of a defined task's payload. */
-  get payload (): string | undefined {
-    return (this.args as [string | undefined])[0]
+  /** The payload of a defined task. */
+  get payload (): KeptPayload {
+    return (this.args as [KeptPayload])[0]
   }
 
   /** What is noted here can be seen by `find`, and only a task whose id is known can be found. */

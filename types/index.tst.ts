@@ -16,7 +16,8 @@ import backgroundTasks, {
   type TaskHandle,
   type TaskInfo,
   type TaskOptions,
-  type TaskState
+  type TaskState,
+  type ThreadOptions
 } from '../index'
 import * as everything from '../index'
 
@@ -201,7 +202,47 @@ test('a definition has no options that only an add can have', () => {
   expect(defineTask).type.not.toBeCallableWith('task', noArguments, { name: 'other' })
   expect(defineTask).type.not.toBeCallableWith('task', noArguments, { signal: true })
   expect(defineTask).type.not.toBeCallableWith(1, noArguments)
-  expect(defineTask).type.not.toBeCallableWith('task', 'noArguments')
+  expect(defineTask).type.not.toBeCallableWith('task', 5)
+})
+
+interface Picture { name: string, bytes: Uint8Array }
+
+const thumbnail = defineTask<Picture, { width: number }>('thumbnail', new URL('file:///thumbnail.js'), {
+  local: true,
+  attempts: 2,
+  transfer: picture => {
+    expect(picture).type.toBe<Picture>()
+    return [picture.bytes, picture.bytes.buffer]
+  }
+})
+const tidy = defineTask('tidy', '/srv/tidy.js')
+
+test('a task that is defined by its file has its payload and result from type parameters, and returns a promise', () => {
+  expect(thumbnail).type.toBe<TaskDefinition<Picture, Promise<{ width: number }>>>()
+  expect(tidy).type.toBe<TaskDefinition<undefined, Promise<unknown>>>()
+  expect(tasks.add).type.toBeCallableWith(thumbnail, { name: 'a.png', bytes: new Uint8Array() })
+  expect(tasks.add).type.toBeCallableWith({ timeout: 5 }, thumbnail, { name: 'a.png', bytes: new Uint8Array() })
+  expect(tasks.add).type.not.toBeCallableWith(thumbnail)
+  expect(tasks.add).type.not.toBeCallableWith(thumbnail, { name: 'a.png' })
+  expect(tasks.add).type.toBeCallableWith(tidy)
+  expect(tasks.add).type.not.toBeCallableWith(tidy, 1)
+  expect(thumbnail({ name: 'a.png', bytes: new Uint8Array() })).type.toBe<Promise<{ width: number }>>()
+})
+
+test('only such a task has `transfer`, and it returns buffers', () => {
+  expect(defineTask).type.not.toBeCallableWith('task', noArguments, { transfer: () => [] })
+  expect(defineTask).type.not.toBeCallableWith('task', '/srv/task.js', { transfer: () => ['text'] })
+  expect(defineTask).type.not.toBeCallableWith('task', '/srv/task.js', { transfer: [] })
+  expect(defineTask).type.not.toBeCallableWith('task', '/srv/task.js', { name: 'other' })
+})
+
+test('the pool of threads has options', () => {
+  expect(app.register).type.toBeCallableWith(backgroundTasks, {
+    tasks: [thumbnail, tidy],
+    threads: { max: 2, idleTimeout: 1_000, maxQueue: 100, resourceLimits: { maxOldGenerationSizeMb: 256 } }
+  })
+  expect<BackgroundTasksOptions['threads']>().type.toBe<ThreadOptions | undefined>()
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { threads: { maxThreads: 2 } })
 })
 
 test('add takes a definition and its payload', () => {

@@ -165,7 +165,7 @@ class BullmqBackend implements TaskBackend {
       return await import('bullmq')
     } catch (cause) {
       if (!/MODULE_NOT_FOUND$/.test(String((cause as { code?: unknown }).code))) throw cause
-      throw new FST_BGT_MISSING_PACKAGE(this.name, `bullmq ${driver}`, { cause })
+      throw new FST_BGT_MISSING_PACKAGE(`The backend '${this.name}'`, `bullmq ${driver}`, { cause })
     }
   }
 

@@ -13,8 +13,9 @@ export const SURFACE: Record<string, Surface> = {
   '.': {
     values: ['UnrecoverableError', 'defineTask', 'errorCodes', 'fastifyBackgroundTasks'],
     types: [
-      'AppBackgroundTasks', 'BackgroundTasks', 'BackgroundTasksOptions', 'BackoffOptions', 'CapturedTask', 'DefinitionOptions', 'Outcome', 'RunOn',
-      'Stats', 'TaskContext', 'TaskDefinition', 'TaskHandle', 'TaskHandler', 'TaskInfo', 'TaskOptions', 'TaskState'
+      'AbandonMessage', 'AppBackgroundTasks', 'BackgroundTasks', 'BackgroundTasksOptions', 'BackoffOptions', 'CapturedTask', 'DefinitionOptions',
+      'DropMessage', 'Outcome', 'RetryMessage', 'RunMessage', 'RunOn', 'SettleMessage', 'Stats', 'TaskContext', 'TaskDefinition', 'TaskHandle',
+      'TaskHandler', 'TaskInfo', 'TaskMessage', 'TaskOptions', 'TaskState', 'ThreadDefinitionOptions', 'ThreadOptions'
     ]
   },
   './awilix': { values: [], types: ['RequestCradle'], needs: ['@fastify/awilix', 'awilix'] },

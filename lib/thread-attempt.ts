@@ -1,0 +1,120 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Piscina } from 'piscina'
+import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
+import type { Attempt } from './attempt'
+import { FST_BGT_THREAD_DIED } from './errors'
+import { currentCarrier } from './propagation'
+import { received } from './received'
+import { describe } from './report'
+import { Snapshot } from './snapshot'
+import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
+import { decodeThrown, encodeThrown } from './thrown'
+
+/** Milliseconds that a handler has to end by itself after its signal has aborted; then its thread is ended. */
+const GRACE = 200
+
+type Log = FastifyBaseLogger & { isLevelEnabled?: (level: LogLevel) => boolean }
+
+/** The main thread's side of an attempt that runs on a thread. */
+export class ThreadAttempt {
+  readonly #attempt: Attempt
+  readonly #file: string
+  /** What the attempt has been given up for, or its time is over for. */
+  readonly signal: AbortSignal
+  readonly #thread = new AbortController()
+  #log: FastifyBaseLogger | null = null
+  #begun = false
+  #end: ThreadEnd | null = null
+
+  constructor (attempt: Attempt, file: string) {
+    this.#attempt = attempt
+    this.#file = file
+    this.signal = attempt.signal
+  }
+
+  /** Runs the attempt on a thread of the pool. */
+  async run (pool: Piscina): Promise<unknown> {
+    const { signal } = this
+    const { task } = this.#attempt
+    const { port1: port, port2 } = new MessageChannel()
+    let grace: NodeJS.Timeout | undefined
+    const abort = () => {
+      port.postMessage(encodeThrown(signal.reason))
+      grace = setTimeout(() => this.#thread.abort(), GRACE)
+    }
+    port.on('message', message => this.#receive(message))
+    signal.addEventListener('abort', abort, { once: true })
+    let died: unknown
+    try {
+      const { transfer, ...request } = this.#request()
+      await pool.run({ ...request, port: port2 }, { signal: this.#thread.signal, transferList: [port2, ...transfer] })
+    } catch (error) {
+      died = this.#thread.signal.aborted ? this.#thread.signal.reason : error
+    }
+    signal.removeEventListener('abort', abort)
+    clearTimeout(grace)
+    // Whatever the thread has said, it has said before its end.
+    for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) this.#receive(next.message)
+    port.close()
+    const end = this.#end as ThreadEnd | null
+    // Not the task's failure, but somebody's.
+    if (end !== null && died !== undefined && !this.#thread.signal.aborted) logEnd(this.#attempt.line.runtime.log, died)
+    if (end?.type === 'completed') return end.result
+    if (end !== null) throw decodeThrown(end.thrown, signal)
+    if (signal.aborted) throw signal.reason
+    throw threadDied(task.name, died)
+  }
+
+  /** A thread could not start: the attempt fails, if it may have been this one's. */
+  threadFailed (error: Error): void {
+    if (!this.#begun) this.#thread.abort(error)
+  }
+
+  #request (): Omit<ThreadRequest, 'port'> & { transfer: readonly ArrayBuffer[] } {
+    const { task, line } = this.#attempt
+    const { payload } = task
+    const log = line.log as Log
+    const isClone = payload instanceof Snapshot
+    return {
+      id: task.ownId,
+      name: task.name,
+      attempt: task.attempts,
+      requestId: line.requestId,
+      carrier: currentCarrier(),
+      file: this.#file,
+      payload: isClone ? { value: payload.value } : { json: payload },
+      level: log.level,
+      levels: LOG_LEVELS.filter(level => log.isLevelEnabled?.(level) ?? true),
+      // An attempt that may be followed by another one leaves the buffers here.
+      transfer: isClone && this.#attempt.isLast ? payload.transfer : []
+    }
+  }
+
+  #receive (message: ThreadMessage): void {
+    switch (message.type) {
+      case 'begun':
+        this.#begun = true
+        return this.#attempt.begin()
+      case 'progress': return this.#attempt.progress(message.value)
+      case 'log': return this.#write(message)
+      default: this.#end = message
+    }
+  }
+
+  #write ({ level, fields, errors, rest }: LogMessage): void {
+    const { task, line } = this.#attempt
+    this.#log ??= line.log.child({ task: describe(task) })
+    const decoded = Object.fromEntries(Object.entries(errors).map(([name, thrown]) => [name, decodeThrown(thrown)]))
+    this.#log[level]({ ...fields, ...decoded }, ...rest as [string])
+  }
+}
+
+/** Tells of a thread that has ended with no task on it: what one of its tasks has left behind has failed. */
+export function logEnd (log: FastifyBaseLogger, err: unknown): void {
+  log.error({ err }, 'a thread of background tasks ended while no task ran on it')
+}
+
+/** The error of a task whose thread has ended under it. */
+export function threadDied (name: string, cause: unknown): Error {
+  return new FST_BGT_THREAD_DIED(name, cause instanceof Error ? cause.message : received(cause), { cause })
+}

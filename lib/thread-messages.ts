@@ -1,0 +1,49 @@
+import type { MessagePort } from 'node:worker_threads'
+import type { Carrier } from './propagation'
+import type { Thrown } from './thrown'
+
+/* What the main thread and a worker thread say to each other. All of it is structured-cloned. */
+
+/** One attempt, as its thread is given it. */
+export interface ThreadRequest {
+  readonly id: string
+  readonly name: string
+  readonly attempt: number
+  readonly requestId: string | null
+  /** What a trace needs to go on in the thread. */
+  readonly carrier: Carrier | null
+  /** The URL of the module. */
+  readonly file: string
+  /** JSON text, or a value as it is. */
+  readonly payload: { json: string | undefined } | { value: unknown }
+  /** The level of the logger, and those of its methods that write something. */
+  readonly level: string
+  readonly levels: readonly LogLevel[]
+  /** Brings {@link ThreadMessage}s, and takes what the signal aborts with. */
+  readonly port: MessagePort
+}
+
+export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
+
+export type LogLevel = typeof LOG_LEVELS[number]
+
+/** A line for the logger of the main thread. Errors are apart from the other fields, since a clone would lose their codes. */
+export interface LogMessage {
+  readonly type: 'log'
+  readonly level: LogLevel
+  readonly fields: Readonly<Record<string, unknown>>
+  readonly errors: Readonly<Record<string, Thrown>>
+  /** The message, and what is to be put into it. */
+  readonly rest: readonly unknown[]
+}
+
+export type ThreadMessage =
+  /** The module is loaded, and the handler called: the attempt's time begins. */
+  | { type: 'begun' }
+  | { type: 'progress', value: unknown }
+  | LogMessage
+  | ThreadEnd
+
+export type ThreadEnd =
+  | { type: 'completed', result: unknown }
+  | { type: 'failed', thrown: Thrown }

@@ -1,0 +1,67 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { FST_BGT_NO_DI_SCOPE, FST_BGT_UNCLONABLE } from './errors'
+import { withCarrier } from './propagation'
+import type { DiScope, TaskContext } from './task-context'
+import { threadLogger } from './thread-logger'
+import type { ThreadEnd, ThreadMessage, ThreadRequest } from './thread-messages'
+import { loadHandler } from './thread-module'
+import { decodeThrown, encodeThrown, type Thrown } from './thrown'
+
+/* What runs inside a thread: the pool loads this file there, and this file loads the user's module. */
+
+/** Runs one attempt. Does not reject: how it ended goes through the port, ahead of the pool's own answer. */
+export default async function run (request: ThreadRequest): Promise<void> {
+  const { carrier, file, name, payload, port } = request
+  const controller = new AbortController()
+  port.on('message', (reason: Thrown) => { controller.abort(decodeThrown(reason)) })
+  const post = (message: ThreadMessage) => port.postMessage(message)
+  let end: ThreadEnd
+  try {
+    const handler = await loadHandler(name, file)
+    const value = 'value' in payload ? payload.value : payload.json === undefined ? undefined : JSON.parse(payload.json)
+    post({ type: 'begun' })
+    end = { type: 'completed', result: await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post))) }
+  } catch (error) {
+    end = { type: 'failed', thrown: encodeThrown(error, controller.signal) }
+  }
+  try {
+    post(end)
+  } catch (cause) {
+    const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, (cause as Error).message, { cause })
+    post({ type: 'failed', thrown: encodeThrown(error) })
+  }
+}
+
+/** Whether a task could run here: `null`, or why not. */
+export async function check ({ name, file }: { name: string, file: string }): Promise<Thrown | null> {
+  try {
+    await loadHandler(name, file)
+    return null
+  } catch (error) {
+    return encodeThrown(error)
+  }
+}
+
+class ThreadContext implements TaskContext {
+  readonly id: string
+  readonly name: string
+  readonly attempt: number
+  readonly requestId: string | null
+  readonly signal: AbortSignal
+  readonly log: FastifyBaseLogger
+  readonly progress: (value: unknown) => void
+
+  constructor ({ id, name, attempt, requestId, level, levels }: ThreadRequest, signal: AbortSignal, post: (message: ThreadMessage) => void) {
+    this.id = id
+    this.name = name
+    this.attempt = attempt
+    this.requestId = requestId
+    this.signal = signal
+    this.log = threadLogger(post, level, levels)
+    this.progress = value => post({ type: 'progress', value })
+  }
+
+  get diScope (): DiScope {
+    throw new FST_BGT_NO_DI_SCOPE(this.name)
+  }
+}

@@ -1,0 +1,159 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Piscina } from 'piscina'
+import type { Attempt } from './attempt'
+import type { Definition } from './define-task'
+import { FST_BGT_MISSING_PACKAGE } from './errors'
+import { overloaded } from './ledger'
+import type { Task } from './task'
+import { logEnd, ThreadAttempt, threadDied } from './thread-attempt'
+import type { ResolvedThreadOptions } from './thread-options'
+import { decodeThrown, type Thrown } from './thrown'
+
+/** Milliseconds that the application's close waits for threads that do not end, being in the middle of native code. */
+const CLOSE_WAIT = 1_000
+
+/** An attempt that waits for a thread. */
+interface Waiting {
+  readonly attempt: ThreadAttempt
+  readonly task: Task
+  readonly start: (result: Promise<unknown>) => void
+}
+
+/**
+ * The threads of one application. Attempts wait here for a free one, and not in the pool: what is in the pool's own queue
+ * when a thread dies stays there until something else is added.
+ */
+export class Threads {
+  readonly #options: ResolvedThreadOptions
+  readonly #log: FastifyBaseLogger
+  /** Made at first use. */
+  #pool: Piscina | null = null
+  readonly #waiting = new Set<Waiting>()
+  readonly #running = new Set<ThreadAttempt>()
+  /** Tasks that were added here and have not come to a thread yet. */
+  readonly #queued = new Set<Task>()
+  /** A thread has failed with no task on it. */
+  #onError: ((error: Error) => void) | null = null
+
+  constructor (options: ResolvedThreadOptions, log: FastifyBaseLogger) {
+    this.#options = options
+    this.#log = log
+  }
+
+  /**
+   * @throws FST_BGT_OVERLOADED at `maxQueue`
+   */
+  admit (): void {
+    const { maxQueue } = this.#options
+    if (this.#queued.size >= maxQueue) throw overloaded(this.#queued.size, 'waiting for a thread', `threads.maxQueue is ${maxQueue}`)
+  }
+
+  /** Counts a task until it comes to a thread, or is settled. */
+  accept (task: Task): void {
+    this.#queued.add(task)
+    task.settled().then(() => this.#queued.delete(task))
+  }
+
+  /**
+   * Sees to it that tasks can run when they are added, by loading the module of each in a thread.
+   * @throws FST_BGT_MISSING_PACKAGE, FST_BGT_INVALID_MODULE, FST_BGT_THREAD_DIED
+   */
+  async check (definitions: readonly Definition[]): Promise<void> {
+    try {
+      for (const definition of definitions) await this.#check(this.#start(), definition)
+    } catch (error) {
+      await this.close()
+      throw error
+    }
+  }
+
+  async #check (pool: Piscina, { name, file }: Definition): Promise<void> {
+    const controller = new AbortController()
+    this.#onError = error => controller.abort(error)
+    let thrown: Thrown | null
+    try {
+      thrown = await pool.run({ name, file }, { name: 'check', signal: controller.signal })
+    } catch (error) {
+      throw threadDied(name, controller.signal.aborted ? controller.signal.reason : error)
+    } finally {
+      this.#onError = null
+    }
+    if (thrown !== null) throw decodeThrown(thrown)
+  }
+
+  /** Runs an attempt as soon as a thread is free. Rejects with the reason of its signal if it is given up before that. */
+  run (attempt: Attempt, file: string): Promise<unknown> {
+    const { task } = attempt
+    return new Promise((resolve, reject) => {
+      const waiting = { attempt: new ThreadAttempt(attempt, file), task, start: resolve }
+      const { signal } = waiting.attempt
+      if (signal.aborted) return reject(signal.reason)
+      this.#waiting.add(waiting)
+      signal.addEventListener('abort', () => { if (this.#waiting.delete(waiting)) reject(signal.reason) }, { once: true })
+      this.#next()
+    })
+  }
+
+  #next (): void {
+    for (const waiting of this.#waiting) {
+      if (this.#running.size >= this.#options.max) return
+      this.#waiting.delete(waiting)
+      this.#queued.delete(waiting.task)
+      this.#running.add(waiting.attempt)
+      // In its task's async context: what the thread logs belongs there.
+      waiting.start(waiting.task.run(() => this.#execute(waiting.attempt), []) as Promise<unknown>)
+    }
+  }
+
+  async #execute (attempt: ThreadAttempt): Promise<unknown> {
+    try {
+      return await attempt.run(this.#start())
+    } finally {
+      this.#running.delete(attempt)
+      this.#next()
+    }
+  }
+
+  #start (): Piscina {
+    this.#pool ??= this.#createPool()
+    return this.#pool
+  }
+
+  #createPool (): Piscina {
+    const { max, idleTimeout, resourceLimits } = this.#options
+    const { Piscina } = load()
+    const pool = new Piscina({
+      filename: require.resolve('./thread-worker'),
+      minThreads: 0,
+      maxThreads: max,
+      idleTimeout,
+      resourceLimits,
+      recordTiming: false,
+      // Between two tasks a thread goes on with what they have left: keeping a connection alive, for one.
+      atomics: 'disabled'
+    })
+    pool.on('error', (err: Error) => {
+      logEnd(this.#log, err)
+      this.#onError?.(err)
+      for (const attempt of this.#running) attempt.threadFailed(err)
+    })
+    return pool
+  }
+
+  /** Ends all threads, whatever they do. */
+  async close (): Promise<void> {
+    if (this.#pool === null) return
+    let timer
+    await Promise.race([this.#pool.destroy(), new Promise(resolve => { timer = setTimeout(resolve, CLOSE_WAIT) })])
+    clearTimeout(timer)
+  }
+}
+
+function load (): typeof import('piscina') {
+  try {
+    require.resolve('piscina')
+  } catch (cause) {
+    throw new FST_BGT_MISSING_PACKAGE('A task that runs on a thread', 'piscina', { cause })
+  }
+  return require('piscina')
+}

@@ -1,0 +1,79 @@
+import { test, type Test } from 'tap'
+import { defineTask, type DefinitionOptions, type ThreadOptions } from '../index'
+import { createApp, settled } from './support/server'
+import { moduleFile } from './support/threads'
+
+/** Lets tasks wait behind one that takes its thread down with it. */
+async function check (t: Test, text: string, expected: object, threads: ThreadOptions = { max: 1 }, options: DefinitionOptions = {}) {
+  const dies = defineTask('dies', moduleFile(t, text), options)
+  const quick = defineTask<number>('quick', moduleFile(t, 'export default n => n'))
+  const errors: unknown[] = []
+  const { app, log } = await createApp(t, { tasks: [dies, quick], threads, onError: error => { errors.push(error) } })
+  app.backgroundTasks.add(quick, 0)
+  app.backgroundTasks.add(dies)
+  for (const n of [1, 2, 3]) app.backgroundTasks.add(quick, n)
+  await settled(app, { completed: 4, failed: 1 })
+  t.match(errors, [{ code: 'FST_BGT_THREAD_DIED', message: /^The thread of the background task 'dies' ended before the task: received/, ...expected }])
+  return log
+}
+
+test('process.exit', t => check(t, 'export default () => process.exit(3)', { cause: { message: 'worker exited with code: 3' } }))
+
+test('an uncaught exception', t => check(t, `
+  export default () => new Promise(() => { setImmediate(() => { throw new RangeError('from a callback') }) })`,
+{ cause: { name: 'RangeError', message: 'from a callback' } }))
+
+test('an unhandled rejection', t => check(t, `
+  export default () => new Promise(() => { Promise.reject(new Error('not awaited')) })`, { cause: { message: 'not awaited' } }))
+
+test('a thread that throws what is no error', t => check(t, `
+  export default () => new Promise(() => { setImmediate(() => { throw 'text' }) })`, { message: /received 'text'/ }))
+
+test('out of memory', t => check(t, `
+  export default () => {
+    const all = []
+    for (;;) all.push(new Array(1000).fill(all.length))
+  }`, { cause: { code: 'ERR_WORKER_OUT_OF_MEMORY' } }, { max: 1, resourceLimits: { maxOldGenerationSizeMb: 16 } }))
+
+test('a thread that is too small to start', async t => {
+  const task = defineTask('task', moduleFile(t, 'export default () => {}'))
+  const errors: unknown[] = []
+  const { app } = await createApp(t, {
+    tasks: [task], threads: { max: 1, resourceLimits: { maxOldGenerationSizeMb: 2, maxYoungGenerationSizeMb: 1 } }, onError: error => { errors.push(error) }
+  })
+  // Before the application is ready, and so before it has been tried.
+  app.backgroundTasks.add(task)
+  app.backgroundTasks.add(task)
+  await settled(app, { failed: 2 })
+  const expected = { code: 'FST_BGT_THREAD_DIED', cause: { code: 'ERR_WORKER_OUT_OF_MEMORY' } }
+  t.match(errors, [expected, expected])
+})
+
+test('the next attempt gets a new thread', async t => {
+  const task = defineTask('task', moduleFile(t, 'export default (payload, { attempt }) => { if (attempt === 1) process.exit(1) }'), { attempts: 2 })
+  const { app } = await createApp(t, { tasks: [task] })
+  app.backgroundTasks.add(task)
+  await settled(app, { completed: 1, retried: 1 })
+})
+
+test('a task that has ended is not failed by the end of its thread, which is logged', async t => {
+  const leaves = defineTask('leaves', moduleFile(t, `
+    export default () => { setTimeout(() => { throw new Error('left behind') }, 20) }`))
+  const { app, log } = await createApp(t, { tasks: [leaves], threads: { max: 2 } })
+  app.backgroundTasks.add(leaves)
+  await settled(app, { completed: 1 })
+  while (!log.some(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it')) await new Promise(resolve => { setTimeout(resolve, 5) })
+  t.match(log.find(({ err }) => err?.message === 'left behind'), { level: 50 })
+  app.backgroundTasks.add(leaves)
+  await settled(app, { completed: 2 })
+})
+
+test('nor by one that comes between its result and the next task', async t => {
+  const exits = defineTask<undefined, { n: number }>('exits', moduleFile(t, `
+    export default () => ({ get n () { queueMicrotask(() => process.exit(5)); return 1 } })`))
+  const { app, log } = await createApp(t, { tasks: [exits] })
+  const { id } = app.backgroundTasks.add(exits)
+  await settled(app, { completed: 1 })
+  t.match(await app.backgroundTasks.find(id), { result: { n: 1 } })
+  t.match(log.find(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it'), { level: 50, err: { message: 'worker exited with code: 5' } })
+})

@@ -1,0 +1,99 @@
+import { once } from 'node:events'
+import { MessageChannel, type MessagePort } from 'node:worker_threads'
+import { test, type Test } from 'tap'
+import type { ThreadMessage, ThreadRequest } from '../lib/thread-messages'
+import run, { check } from '../lib/thread-worker'
+import { encodeThrown } from '../lib/thrown'
+import { moduleFile, typeScriptFile } from './support/threads'
+
+// What runs inside a thread, on this one: a debugger, and the coverage, see it here.
+
+/** Runs an attempt, and resolves with all that it says. `talk` is the other end of the port. */
+async function attempt (t: Test, text: string, request: Partial<ThreadRequest> = {}, talk: (port: MessagePort) => void = () => {}) {
+  const { port1, port2 } = new MessageChannel()
+  t.teardown(() => port1.close())
+  const said: ThreadMessage[] = []
+  port1.on('message', message => { said.push(message) })
+  talk(port1)
+  await run({
+    id: '1',
+    name: 'task',
+    attempt: 1,
+    requestId: null,
+    file: new URL(`file://${moduleFile(t, text)}`).href,
+    payload: { json: undefined },
+    level: 'info',
+    levels: ['info', 'error'],
+    port: port2,
+    ...request
+  })
+  while (!said.some(({ type }) => type === 'completed' || type === 'failed')) await once(port1, 'message')
+  return said
+}
+
+test('a payload, as JSON and as it is, and a result', async t => {
+  const echo = 'export default async payload => [payload]'
+  t.same(await attempt(t, echo), [{ type: 'begun' }, { type: 'completed', result: [undefined] }])
+  t.same(await attempt(t, echo, { payload: { json: '{"a":1}' } }), [{ type: 'begun' }, { type: 'completed', result: [{ a: 1 }] }])
+  t.same(await attempt(t, echo, { payload: { value: new Map() } }), [{ type: 'begun' }, { type: 'completed', result: [new Map()] }])
+})
+
+test('an error, and a result that cannot leave', async t => {
+  t.match(await attempt(t, 'export default () => { throw Object.assign(new Error("boom"), { code: "E" }) }'), [
+    { type: 'begun' }, { type: 'failed', thrown: { kind: 'error', message: 'boom', fields: { code: 'E' } } }
+  ])
+  t.match(await attempt(t, 'export default () => () => {}'), [{ type: 'begun' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_UNCLONABLE' } } }])
+  t.match(await attempt(t, 'export const none = 1'), [{ type: 'failed', thrown: { fields: { code: 'FST_BGT_INVALID_MODULE' } } }])
+})
+
+test('the signal, whose reason goes back as what it is', async t => {
+  const text = `
+    import { once } from 'node:events'
+    export default async (payload, { signal }) => {
+      if (!signal.aborted) await once(signal, 'abort')
+      throw new Error('aborted', { cause: signal.reason })
+    }`
+  const said = await attempt(t, text, {}, port => { port.postMessage(encodeThrown(new Error('enough'))) })
+  t.match(said, [{ type: 'begun' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', cause: { kind: 'reason' } } }])
+})
+
+test('progress, log lines, and no DI scope', async t => {
+  const said = await attempt(t, `
+    export default (payload, { log, progress, diScope }) => {}`)
+  t.match(said, [{ type: 'begun' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_NO_DI_SCOPE' } } }])
+  t.match(await attempt(t, `
+    export default (payload, { log, progress }) => {
+      progress(5)
+      log.debug('not enabled')
+      log.info('text %s', 1)
+      log.child({ a: 1 }).error(new Error('boom'))
+      log.info({ fn () {} })
+      return log.isLevelEnabled('debug')
+    }`), [
+    { type: 'begun' },
+    { type: 'progress', value: 5 },
+    { type: 'log', level: 'info', fields: {}, errors: {}, rest: ['text %s', 1] },
+    { type: 'log', level: 'error', fields: { a: 1 }, errors: { err: { kind: 'error', message: 'boom' } }, rest: [] },
+    { type: 'log', level: 'info', fields: { fn: '[Function: fn]' } },
+    { type: 'completed', result: false }
+  ])
+})
+
+test('the check of a module', async t => {
+  const check1 = (file: string) => check({ name: 'task', file: new URL(`file://${file}`).href })
+  t.equal(await check1(moduleFile(t, 'export default () => {}')), null)
+  t.match(await check1('/does/not/exist.js'), { fields: { code: 'FST_BGT_INVALID_MODULE' } })
+  for (const [text, message] of [
+    ['throw "text"', /'text'/], ['throw new Error("boom")', /boom/], ['export default 1', /received 1/], ['export default {__esModule: true, default: 2}', /received 2/]
+  ] as const) {
+    t.match(await check1(moduleFile(t, text)), { message })
+  }
+  t.match(await check1(typeScriptFile(t)), { message: /compile it to JavaScript/ })
+})
+
+test('what cannot be read says so', async t => {
+  const error = Object.defineProperty(new Error('x'), 'stack', { get () { throw new Error('no') } })
+  t.same(encodeThrown(error), { kind: 'value', value: 'an error that cannot be read' })
+  t.match(encodeThrown(Object.assign(new Error('x'), { stack: undefined })), { stack: undefined })
+  t.same(encodeThrown(Symbol('s')), { kind: 'value', value: 'Symbol(s)' })
+})

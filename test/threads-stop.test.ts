@@ -1,0 +1,117 @@
+import { readFileSync } from 'node:fs'
+import { test } from 'tap'
+import { defineTask } from '../index'
+import { createApp, settled, turns } from './support/server'
+import { moduleFile } from './support/threads'
+
+const WHERE = "import { threadId } from 'node:worker_threads'\nexport default async () => threadId"
+const SPIN = "export default (payload, ctx) => { ctx.progress('begun'); for (;;); }"
+
+/** Resolves when the task of this id has told of progress, and so runs. */
+async function begun (app: Awaited<ReturnType<typeof createApp>>['app'], id: string): Promise<unknown> {
+  for (;;) {
+    const { progress } = (await app.backgroundTasks.find(id))!
+    if (progress !== undefined) return progress
+    await turns(1)
+  }
+}
+
+/** Runs a task and resolves with its result. */
+async function resultOf (app: Awaited<ReturnType<typeof createApp>>['app'], task: ReturnType<typeof defineTask<undefined, unknown>>): Promise<unknown> {
+  const handle = app.backgroundTasks.add(task)
+  const { id } = handle
+  await handle.settled()
+  return (await app.backgroundTasks.find(id))!.result
+}
+
+test('at its timeout a handler that holds its thread is ended, thread and all', async t => {
+  const spin = defineTask('spin', moduleFile(t, SPIN), { timeout: 20 })
+  const where = defineTask<undefined, number>('where', moduleFile(t, WHERE))
+  const { app, log } = await createApp(t, { tasks: [spin, where], threads: { max: 1 } })
+  const before = await resultOf(app, where)
+  t.equal(await app.backgroundTasks.add(spin).settled(), 'failed')
+  t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_TIMEOUT', message: /'spin' took longer than its timeout of 20 ms/ } })
+  t.equal(app.backgroundTasks.stats().abandoned, 1, 'the thread has a moment to end')
+  const after = await resultOf(app, where)
+  t.not(after, before, 'the next task got a new one')
+  await settled(app, { failed: 1, completed: 2 })
+})
+
+test('the signal aborts with the reason; a handler that listens can clean up, and keeps its thread', async t => {
+  const note = moduleFile(t, '', 'txt')
+  const listens = defineTask('listens', moduleFile(t, `
+    import { once } from 'node:events'
+    import { writeFileSync } from 'node:fs'
+    import { threadId } from 'node:worker_threads'
+    export default async (payload, { signal, progress }) => {
+      progress(threadId)
+      await once(signal, 'abort')
+      const { name, code, message } = signal.reason
+      writeFileSync(${JSON.stringify(note)}, JSON.stringify({ name, code, message }))
+    }`))
+  const where = defineTask<undefined, number>('where', moduleFile(t, WHERE))
+  const { app } = await createApp(t, { tasks: [listens, where], threads: { max: 1 } })
+  for (const [options, state, code] of [[{ timeout: 20 }, 'failed', 'FST_BGT_TIMEOUT'], [{}, 'cancelled', 'FST_BGT_CANCELLED']] as const) {
+    const handle = app.backgroundTasks.add(options, listens)
+    const { id } = handle
+    const thread = await begun(app, id)
+    if (state === 'cancelled') t.equal(await handle.cancel(), true)
+    t.equal(await handle.settled(), state)
+    t.equal(await resultOf(app, where), thread)
+    t.match(JSON.parse(readFileSync(note, 'utf8')), { name: 'FastifyError', code, message: /The background task 'listens' (took longer|was cancelled)/ })
+    t.equal(app.backgroundTasks.stats().abandoned, 0)
+  }
+})
+
+test('cancel() ends a thread whose handler does not listen', async t => {
+  const spin = defineTask('spin', moduleFile(t, SPIN))
+  const where = defineTask<undefined, number>('where', moduleFile(t, WHERE))
+  const { app } = await createApp(t, { tasks: [spin, where], threads: { max: 1 } })
+  const handle = app.backgroundTasks.add(spin)
+  await begun(app, handle.id)
+  t.equal(await handle.cancel(), true)
+  t.equal(handle.state, 'cancelled')
+  await resultOf(app, where)
+  await settled(app, { cancelled: 1, completed: 1 })
+})
+
+test('cancel() of one that waits for a thread', async t => {
+  const marker = moduleFile(t, '', 'txt')
+  const spin = defineTask('spin', moduleFile(t, SPIN))
+  const marks = defineTask('marks', moduleFile(t, `
+    import { appendFileSync } from 'node:fs'
+    export default () => appendFileSync(${JSON.stringify(marker)}, 'ran')`))
+  const { app } = await createApp(t, { tasks: [spin, marks], threads: { max: 1 } })
+  const busy = app.backgroundTasks.add(spin)
+  await begun(app, busy.id)
+  const waits = app.backgroundTasks.add(marks)
+  await turns()
+  t.equal(waits.state, 'running')
+  t.equal(await waits.cancel(), true)
+  t.equal(app.backgroundTasks.stats().abandoned, 0, 'it is over at once')
+  t.equal(await busy.cancel(), true)
+  t.equal(readFileSync(marker, 'utf8'), '')
+})
+
+test('the time that a task waits for a thread is not its own', async t => {
+  const slow = defineTask('slow', moduleFile(t, `
+    import { setTimeout as sleep } from 'node:timers/promises'
+    export default () => sleep(700)`))
+  const quick = defineTask('quick', moduleFile(t, 'export default () => {}'), { timeout: 500 })
+  const { app } = await createApp(t, { tasks: [slow, quick], threads: { max: 1 } })
+  app.backgroundTasks.add(slow)
+  app.backgroundTasks.add(quick)
+  await settled(app, { completed: 2 })
+})
+
+test('a task that has timed out is tried again on another thread', async t => {
+  const task = defineTask('task', moduleFile(t, `
+    import { threadId } from 'node:worker_threads'
+    export default (payload, { attempt }) => {
+      if (attempt === 1) for (;;);
+      return attempt
+    }`), { timeout: 100, attempts: 2 })
+  const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  t.equal(await resultOf(app, task), 2)
+  await settled(app, { completed: 1, retried: 1 })
+})
