@@ -69,6 +69,8 @@ export class Store {
   /** Writes under way. */
   #writing = 0
   #scheduled = false
+  /** Tasks that were refused while they were being written, and may be stored after all: to be called off then. */
+  readonly #refused = new Map<string, Batch>()
   #open = false
   #log: FastifyBaseLogger | null = null
   /** Nothing can be asked any more. */
@@ -110,6 +112,8 @@ export class Store {
    */
   add (tasks: StoredTask[]): Promise<string[]> {
     const batch = new Batch(tasks)
+    // Tried once more: what the first write has stored must stay.
+    for (const { id } of tasks) this.#refused.delete(id)
     if (this.closed) {
       this.#refuse(batch, new Error('the application has closed'))
     } else {
@@ -127,8 +131,10 @@ export class Store {
   }
 
   #refuse (batch: Batch, cause: unknown): void {
+    const waiting = this.#waiting.length
     // One that is not being written yet must not be written after it was refused.
     this.#waiting = this.#waiting.filter(other => other !== batch)
+    if (this.#waiting.length === waiting) for (const { id } of batch.tasks) this.#refused.set(id, batch)
     batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, reasonOf(cause), { cause }))
   }
 
@@ -148,7 +154,7 @@ export class Store {
       this.#schedule()
       const stored = this.#backend.store(batches.map(batch => batch.tasks)).then(results => this.#stored(batches, results), error => {
         for (const batch of batches) this.#refuse(batch, error)
-      })
+      }).finally(() => this.#forget(batches))
       // One that never answers must not keep the next write waiting for ever.
       await within(this.#timeout, stored).catch(() => {})
     }
@@ -171,10 +177,21 @@ export class Store {
       const result = results[index] as string[] | Error
       if (result instanceof Error) return this.#refuse(batch, result)
       // An answer that came too late: the client has been told that nothing is stored.
-      if (!batch.resolve(result)) {
-        for (const { id } of batch.tasks) this.cancel(id).catch(() => {})
-      }
+      if (!batch.resolve(result)) this.#callOff(batch)
     })
+  }
+
+  #callOff (batch: Batch): void {
+    for (const { id } of batch.tasks) {
+      if (this.#refused.get(id) === batch) this.cancel(id).catch(() => {})
+    }
+  }
+
+  /** No more answer can come. */
+  #forget (batches: Batch[]): void {
+    for (const batch of batches) {
+      for (const { id } of batch.tasks) if (this.#refused.get(id) === batch) this.#refused.delete(id)
+    }
   }
 
   async find (id: string): Promise<TaskInfo | null> {

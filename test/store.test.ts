@@ -175,6 +175,28 @@ test('what is written after all, but too late, is called off', async t => {
   t.same(backend.cancelled, backend.written.flat().map(({ id }) => id))
 })
 
+test('what was refused too early, and stored at the second try, is not called off by the late answer to the first', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 50 })
+  backend.writes = 2
+  const first = signal()
+  const answers: Array<Promise<void>> = [first.promise, Promise.resolve()]
+  backend.onStore = async tasks => {
+    await answers.shift()
+    return tasks.map(({ id }) => id)
+  }
+  app.get('/', async request => {
+    const { id } = request.backgroundTasks.add(task, 1)
+    await t.rejects(request.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED' })
+    return id
+  })
+  const response = await app.inject('/')
+  t.equal(response.statusCode, 200)
+  t.same(backend.written.flat().map(({ id }) => id), [response.body, response.body])
+  first.resolve()
+  await turns(20)
+  t.same(backend.cancelled, [])
+})
+
 test('one that waits behind a write that never ends is refused, and not written later', async t => {
   const { app, backend } = await createApp(t)
   backend.onStore = never

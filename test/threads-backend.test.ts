@@ -53,7 +53,7 @@ test('with `local: true` it stays here, and its payload is a clone', async t => 
   const { id } = handle
   t.equal(await handle.settled(), 'completed')
   t.match(await app.backgroundTasks.find(id), { result: 5 })
-  t.same(backend.writes, [])
+  t.same(backend.written, [])
 })
 
 test('a BullMQ worker runs it on a thread', { skip: noRedis }, async t => {

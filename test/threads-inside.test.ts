@@ -20,6 +20,7 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
     name: 'task',
     attempt: 1,
     requestId: null,
+    carrier: null,
     file: new URL(`file://${moduleFile(t, text)}`).href,
     payload: { json: undefined },
     level: 'info',

@@ -31,9 +31,10 @@ export const sources = ['index.ts', 'types/fastify.ts', ...readdirSync(join(root
   .filter(file => file.endsWith('.ts')).map(file => `lib/${file}`)]
 
 mkdirSync(join(root, '.tap'), { recursive: true })
-const folder = mkdtempSync(join(root, '.tap', 'threads-'))
+/** Where the JavaScript is that threads load. */
+export const folder = mkdtempSync(join(root, '.tap', 'threads-'))
 process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
-compile(folder, sources.filter(file => /\/(thread-|thrown|errors|received)/.test(file)))
+compile(folder, sources.filter(file => /\/(thread-|thrown|errors|propagation|received)/.test(file)))
 
 const loader = Module as unknown as { _resolveFilename (name: string, ...args: unknown[]): string }
 const resolveFilename = loader._resolveFilename
