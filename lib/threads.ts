@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
+import { AsyncResource } from 'node:async_hooks'
 import type { Piscina } from 'piscina'
 import type { Attempt } from './attempt'
 import type { Definition } from './define-task'
@@ -16,7 +17,7 @@ const CLOSE_WAIT = 1_000
 interface Waiting {
   readonly attempt: ThreadAttempt
   readonly task: Task
-  readonly start: (result: Promise<unknown>) => void
+  readonly start: () => void
 }
 
 /**
@@ -85,8 +86,12 @@ export class Threads {
   run (attempt: Attempt, file: string): Promise<unknown> {
     const { task } = attempt
     return new Promise((resolve, reject) => {
-      const waiting = { attempt: new ThreadAttempt(attempt, file), task, start: resolve }
-      const { signal } = waiting.attempt
+      const threadAttempt = new ThreadAttempt(attempt, file)
+      // In the async context of the attempt, whoever makes room for it: its trace goes on in the thread, and what that logs
+      // belongs there.
+      const start = AsyncResource.bind(() => resolve(this.#execute(threadAttempt)))
+      const waiting = { attempt: threadAttempt, task, start }
+      const { signal } = threadAttempt
       if (signal.aborted) return reject(signal.reason)
       this.#waiting.add(waiting)
       signal.addEventListener('abort', () => { if (this.#waiting.delete(waiting)) reject(signal.reason) }, { once: true })
@@ -100,8 +105,7 @@ export class Threads {
       this.#waiting.delete(waiting)
       this.#queued.delete(waiting.task)
       this.#running.add(waiting.attempt)
-      // In its task's async context: what the thread logs belongs there.
-      waiting.start(waiting.task.run(() => this.#execute(waiting.attempt), []) as Promise<unknown>)
+      waiting.start()
     }
   }
 

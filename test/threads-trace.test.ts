@@ -30,6 +30,21 @@ test('the trace of an attempt goes on in its thread', async t => {
   t.match((await app.backgroundTasks.find(id))!.result, { traceparent: `00-${traceId}-${spanId}-01` })
 })
 
+test('so does that of an attempt which had to wait for a thread', async t => {
+  const { span } = telemetry(t)
+  const task = defineTask<undefined, unknown>('traced', moduleFile(t, handler))
+  const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  await app.ready()
+  // Tasks of the application do not wait for each other.
+  const handles = ['first', 'second'].map(name => app.backgroundTasks.add({ name }, task))
+  for (const handle of handles) {
+    const { id, name } = handle
+    t.equal(await handle.settled(), 'completed')
+    const { traceId, spanId } = span(`process ${name}`).spanContext()
+    t.match((await app.backgroundTasks.find(id))!.result, { traceparent: `00-${traceId}-${spanId}-01` })
+  }
+})
+
 test('without an instrumentation there is nothing to go on with', async t => {
   const task = defineTask<undefined, unknown>('plain', moduleFile(t, handler))
   const { app } = await createApp(t, { tasks: [task] })
