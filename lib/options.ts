@@ -145,7 +145,7 @@ function isWorker (value: unknown): boolean {
 /** The options as the line at the start shows them. JSON has neither functions nor infinity. */
 export function loggable (options: ResolvedOptions): object {
   const plain = { ...options, tasks: [...options.tasks.keys()], backend: options.backend?.name ?? null, onError: options.onError !== null }
-  return Object.fromEntries(Object.entries(plain).map(([name, value]) => [name, value === Infinity ? 'Infinity' : value]))
+  return JSON.parse(JSON.stringify(plain, (_name, value) => value === Infinity ? 'Infinity' : value)) as object
 }
 
 /** What Fastify itself reads from the options of `register`. */

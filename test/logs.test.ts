@@ -98,7 +98,8 @@ test('the start: the resolved options; the close: each task that has not ended, 
       storeTimeout: 5_000,
       mode: 'run',
       asyncContext: false,
-      disposeScopes: true
+      disposeScopes: true,
+      threads: { maxQueue: 'Infinity' }
     }
   }])
   const handles: TaskHandle[] = []
