@@ -199,7 +199,6 @@ export class SqliteWorker {
         return { ...ended, state: 'pending', due: now + delay }
       }
     }
-    this.#log.warn({ err: end.reason, task: { id: task.id, name: task.label } }, 'SQLite: a background task is left to another worker')
     return { ...ended, state: 'pending', due: now + end.delay, attempts: before }
   }
 
