@@ -21,6 +21,8 @@ export class ThreadAttempt {
   readonly #file: string
   /** What the attempt has been given up for, or its time is over for. */
   readonly signal: AbortSignal
+  /** Taken where the run is active; it may have to wait for a thread. */
+  readonly #carrier = currentCarrier()
   readonly #thread = new AbortController()
   #log: FastifyBaseLogger | null = null
   #begun = false
@@ -80,7 +82,7 @@ export class ThreadAttempt {
       name: task.name,
       attempt: task.attempts,
       requestId: line.requestId,
-      carrier: currentCarrier(),
+      carrier: this.#carrier,
       file: this.#file,
       payload: isClone ? { value: payload.value } : { json: payload },
       level: log.level,

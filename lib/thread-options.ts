@@ -19,7 +19,7 @@ export interface ThreadOptions {
    * @default Infinity: only `maxPending` limits them
    */
   maxQueue?: number
-  /** Limits of each thread's engine, as `Worker` of `node:worker_threads` takes them. */
+  /** Limits of each thread's engine, as `Worker` of `node:worker_threads` takes them; `maxOldGenerationSizeMb` from 4 on. */
   resourceLimits?: ResourceLimits
 }
 
@@ -31,10 +31,13 @@ export interface ResolvedThreadOptions {
 }
 
 const OPTIONS = ['max', 'idleTimeout', 'maxQueue', 'resourceLimits']
+/** With less, in MB, Node 22 and later end the whole process when a thread starts. */
+const MIN_OLD_GENERATION = 4
+
 const RESOURCES = ['maxOldGenerationSizeMb', 'maxYoungGenerationSizeMb', 'codeRangeSizeMb', 'stackSizeMb']
 
 export const THREAD_OPTIONS = '{ max: a whole number from 1 on, idleTimeout: milliseconds, maxQueue: a whole number from 1 on or Infinity, ' +
-  'resourceLimits: what a Worker takes }'
+  `resourceLimits: what a Worker takes, maxOldGenerationSizeMb from ${MIN_OLD_GENERATION} on }`
 
 export function resolveThreadOptions (options: ThreadOptions): ResolvedThreadOptions {
   const { max = Math.max(availableParallelism() - 1, 1), idleTimeout = 30_000, maxQueue = Infinity, resourceLimits = {} } = options
@@ -55,5 +58,6 @@ function isCount (value: unknown): boolean {
 
 function areLimits (value: unknown): boolean {
   return typeof value === 'object' && value !== null &&
-    Object.entries(value).every(([name, limit]) => RESOURCES.includes(name) && typeof limit === 'number' && limit > 0)
+    Object.entries(value).every(([name, limit]) => RESOURCES.includes(name) && typeof limit === 'number' && limit > 0 &&
+      (name !== 'maxOldGenerationSizeMb' || limit >= MIN_OLD_GENERATION))
 }

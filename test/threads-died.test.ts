@@ -32,14 +32,14 @@ test('a thread that throws what is no error', t => check(t, `
 test('out of memory', t => check(t, `
   export default () => {
     const all = []
-    for (;;) all.push(new Array(1000).fill(all.length))
+    for (;;) all.push({ text: 'x' + all.length })
   }`, { cause: { code: 'ERR_WORKER_OUT_OF_MEMORY' } }, { max: 1, resourceLimits: { maxOldGenerationSizeMb: 16 } }))
 
 test('a thread that is too small to start', async t => {
   const task = defineTask('task', moduleFile(t, 'export default () => {}'))
   const errors: unknown[] = []
   const { app } = await createApp(t, {
-    tasks: [task], threads: { max: 1, resourceLimits: { maxOldGenerationSizeMb: 2, maxYoungGenerationSizeMb: 1 } }, onError: error => { errors.push(error) }
+    tasks: [task], threads: { max: 1, resourceLimits: { maxOldGenerationSizeMb: 4, maxYoungGenerationSizeMb: 1 } }, onError: error => { errors.push(error) }
   })
   // Before the application is ready, and so before it has been tried.
   app.backgroundTasks.add(task)

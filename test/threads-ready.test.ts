@@ -39,7 +39,7 @@ test('a module that ends its thread', t => rejects(t, moduleFile(t, 'process.exi
 }))
 
 test('threads that are too small to start', t => rejects(t, moduleFile(t, 'export default () => {}'), { code: 'FST_BGT_THREAD_DIED' }, {
-  resourceLimits: { maxOldGenerationSizeMb: 2, maxYoungGenerationSizeMb: 1 }
+  resourceLimits: { maxOldGenerationSizeMb: 4, maxYoungGenerationSizeMb: 1 }
 }))
 
 test('TypeScript that this Node cannot load', async t => {
@@ -76,7 +76,7 @@ test('a process that only hands tasks to a backend needs neither module nor pisc
 test('wrong options are refused at registration', async t => {
   for (const threads of [
     5, null, { max: 0 }, { max: 1.5 }, { idleTimeout: -1 }, { idleTimeout: '1 s' }, { idleTimeout: Infinity }, { maxQueue: 0 }, { maxThreads: 1 },
-    { resourceLimits: null }, { resourceLimits: { maxOldGenerationSizeMb: -1 } }, { resourceLimits: { memory: 5 } }
+    { resourceLimits: null }, { resourceLimits: { maxOldGenerationSizeMb: 3 } }, { resourceLimits: { stackSizeMb: 0 } }, { resourceLimits: { memory: 5 } }
   ]) {
     await t.rejects(createApp(t, { threads: threads as never }), { code: 'FST_BGT_INVALID_OPTION', message: /'threads' must be { max: / })
   }
