@@ -142,6 +142,7 @@ test('a task added by way of such a scope knows its request', async t => {
   const seen: unknown[] = []
   const task = defineTask('late', async (_payload: undefined, ctx) => { seen.push(ctx.requestId) })
   const { app, request } = await oneRequest(t, () => {}, {}, { tasks: [task] })
+  await app.inject('/')
   tasksOf(request).add(task)
   await settled(app, { completed: 1 })
   t.same(seen, [request.id])

@@ -358,13 +358,16 @@ class BullmqBackend implements TaskBackend {
   }
 
   #disconnect (): void {
-    const ignore = () => {}
-    // A client that waits to look for its server again never says that it has ended (ioredis 6.0), so the worker's own
-    // close waits for ever, and its timer that renews locks keeps the process alive.
-    ;(this.#worker as unknown as null | { lockManager: { close (): Promise<void> } })?.lockManager.close().catch(ignore)
-    this.#worker?.getBackend().disconnectBlocking(false).catch(ignore)
-    this.#worker?.disconnect().catch(ignore)
-    if (!isClient(this.#options.connection) && !isPool(this.#options.connection)) this.#queue?.disconnect().catch(ignore)
+    const connection = this.#options.connection
+    // None of them is waited for, and none that fails matters.
+    Promise.allSettled([
+      // A client that waits to look for its server again never says that it has ended (ioredis 6.0), so the worker's own
+      // close waits for ever, and its timer that renews locks keeps the process alive.
+      (this.#worker as unknown as null | { lockManager: { close (): Promise<void> } })?.lockManager.close(),
+      this.#worker?.getBackend().disconnectBlocking(false),
+      this.#worker?.disconnect(),
+      isClient(connection) || isPool(connection) ? null : this.#queue?.disconnect()
+    ])
   }
 }
 
