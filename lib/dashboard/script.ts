@@ -214,7 +214,7 @@ function summarize (stuck, counts) {
     mood = 'bad'
     headline = stuck.length === 1
       ? '1 task is stuck: “' + first.name + '” has been running for ' + duration(ageOf(first)) + '.'
-      : stuck.length + ' tasks are stuck: “' + first.name + '” has been running for ' + duration(ageOf(first)) + ', longest of all.'
+      : stuck.length + ' tasks are stuck: “' + first.name + '” has been running longest, for ' + duration(ageOf(first)) + '.'
     reason = [first.why, first.behind > 0 ? plural(first.behind, 'task', 'tasks') + ' of ' + (first.requestId === null ? 'its request' : 'request ' + first.requestId) + (first.behind === 1 ? ' waits' : ' wait') + ' for it.' : '', full ? places : ''].filter(Boolean).join(' ')
   } else if (full || failed !== 0) {
     mood = 'warn'
@@ -275,8 +275,9 @@ function path (svg, className, values, top) {
     element.setAttribute('class', className)
     svg.append(element)
   }
-  const points = values.map((value, index) => (index * 600 / (SECONDS - 1)).toFixed(1) + ' ' + (118 - value / top * 112).toFixed(1))
-  element.setAttribute('d', 'M' + points.join('L'))
+  // A line along the ground says nothing, and hides the other.
+  const points = values.every(value => value === 0) ? [] : values.map((value, index) => (index * 600 / (SECONDS - 1)).toFixed(1) + ' ' + (118 - value / top * 112).toFixed(1))
+  element.setAttribute('d', points.length === 0 ? '' : 'M' + points.join('L'))
 }
 
 function niceTop (value) {
@@ -309,8 +310,10 @@ function drawPlots () {
   setText(byId('tile-rate').querySelector('dd'), rate === 0 || rate >= 10 ? Math.round(rate).toLocaleString('en') : rate.toFixed(1))
 }
 
+/** A button that is disabled would lose the focus: one that is busy only says so. */
 async function act (button, { id, name }, action) {
-  button.disabled = true
+  if (button.getAttribute('aria-disabled') === 'true') return
+  button.setAttribute('aria-disabled', 'true')
   const outcome = byId('outcome')
   try {
     const response = await fetch('tasks/' + encodeURIComponent(id) + '/' + action, { method: 'POST', headers: { 'x-background-tasks-dashboard': '1' } })
@@ -321,7 +324,7 @@ async function act (button, { id, name }, action) {
   } catch {
     outcome.textContent = '“' + name + '”: the server does not answer.'
   }
-  button.disabled = false
+  button.removeAttribute('aria-disabled')
 }
 
 function announce (added) {

@@ -61,7 +61,7 @@ progress { width: 100%; height: 9px; display: block; margin: 6px 0 2px; accent-c
 .progress span { font-size: .8rem; color: var(--quiet); }
 button { font: inherit; font-size: .87rem; color: var(--accent); background: transparent; border: 1px solid currentColor; border-radius: 5px; padding: 3px 10px; cursor: pointer; }
 button:hover { background: var(--accent); color: var(--card); border-color: var(--accent); }
-button:disabled { opacity: .5; cursor: default; }
+button[aria-disabled] { opacity: .5; cursor: default; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 #failed ul { list-style: none; margin: 0; padding: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
 #failed ul:empty { display: none; }

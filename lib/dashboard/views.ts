@@ -121,7 +121,7 @@ function whyOf (task: Task, state: ViewState, line: Line, { options, ledger, sto
   switch (state) {
     case 'running': {
       const timeout = task.spec?.timeout ?? 0
-      return timeout === 0 ? 'It has no timeout: nothing ends it but itself.' : `Its timeout ends it after ${timeout / 1_000} s.`
+      return timeout === 0 ? 'It has no timeout: nothing ends it but itself.' : `Its timeout ends it ${timeout < 120_000 ? `${timeout / 1_000} s` : `${Math.round(timeout / 60_000)} min`} after its attempt began.`
     }
     case 'collecting': return 'Its request has not been answered yet.'
     case 'delayed': return 'It was added with a delay.'
