@@ -1,4 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, preHandlerAsyncHookHandler, preHandlerHookHandler } from 'fastify'
+import type { IncomingMessage } from 'node:http'
 import fp from 'fastify-plugin'
 import { AppTasks } from '../app-tasks'
 import { checkOptions, count, flag, milliseconds, type Checks } from '../check-options'
@@ -86,6 +87,10 @@ async function dashboard (fastify: FastifyInstance, opts: DashboardOptions): Pro
   for (const hook of [options.preHandler].flat()) fastify.addHook('preHandler', hook as preHandlerHookHandler)
   fastify.addHook('preClose', dashboardPreClose)
 
+  // An action has no body. One that comes with it must not be answered before the preHandler is.
+  fastify.removeAllContentTypeParsers()
+  fastify.addContentTypeParser('*', ignoreBody)
+
   asset('/page.css', 'text/css; charset=utf-8', STYLE)
   asset('/page.js', 'text/javascript; charset=utf-8', SCRIPT)
   asset('/icon.svg', 'image/svg+xml', ICON)
@@ -117,6 +122,11 @@ interface Named {
 const dashboardOnRequest: onRequestHookHandler = (_request, reply, done) => {
   reply.headers(HEADERS)
   done()
+}
+
+function ignoreBody (_request: FastifyRequest, body: IncomingMessage, done: (error: Error | null) => void): void {
+  body.resume()
+  done(null)
 }
 
 async function checkPage (request: FastifyRequest): Promise<void> {
