@@ -178,7 +178,7 @@ async function scene (t: Test): Promise<{ app: FastifyInstance, url: string }> {
   const index = defineTask('update-index', async (_payload: undefined) => {
     throw new Error('the index is read-only', { cause: new Error('disk quota exceeded') })
   })
-  const { app, url } = await serve(t, { tasks: [resize, receipt, index], concurrency: 3 }, { stuckAfter: 1_000 }, app => {
+  const { app, url } = await serve(t, { tasks: [resize, receipt, index], concurrency: 3 }, {}, app => {
     app.post('/upload', async request => {
       request.backgroundTasks.add(resize, { done: 62 })
       request.backgroundTasks.add(async function purgeCache () {})
@@ -199,6 +199,7 @@ async function scene (t: Test): Promise<{ app: FastifyInstance, url: string }> {
   const post = async (path: string) => { await fetch(new URL(path, url), { method: 'POST' }) }
   await post('/order')
   while (app.backgroundTasks.stats().failed === 0) await sleep(10)
+  await post('/sync')
   // Others come and go, for the plots to have something to draw.
   const work = setInterval(() => {
     for (let i = 0; i < 20 + 15 * Math.sin(Date.now() / 4_000); i++) app.backgroundTasks.add(() => sleep(2 + 3 * Math.random()))
@@ -207,7 +208,6 @@ async function scene (t: Test): Promise<{ app: FastifyInstance, url: string }> {
   await sleep(Number(process.env.SCREENSHOTS_BEFORE ?? 0))
   clearInterval(work)
   await post('/upload')
-  await post('/sync')
   await post('/upload')
   await post('/upload')
   return { app, url }

@@ -1,5 +1,5 @@
 import basicAuth from '@fastify/basic-auth'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
@@ -19,9 +19,10 @@ import { until } from './support/conformance'
 const ACTION = { 'x-background-tasks-dashboard': '1' }
 const ROUTES = ['/', '/page.css', '/page.js', '/icon.svg', '/events']
 
-async function serve (t: Test, options: BackgroundTasksOptions = {}, dashboardOptions: DashboardOptions = {}) {
+async function serve (t: Test, options: BackgroundTasksOptions = {}, dashboardOptions: DashboardOptions = {}, routes = (_app: FastifyInstance): void => {}) {
   const { app } = await createApp(t, { closeTimeout: 100, ...options })
   await app.register(dashboard, { prefix: '/tasks', ...dashboardOptions })
+  routes(app)
   const { url, port } = await listen(app)
   const act = async (id: string, action: 'cancel' | 'run-again', headers: Record<string, string> = ACTION) => {
     const response = await fetch(`${url}/tasks/tasks/${id}/${action}`, { method: 'POST', headers })
@@ -345,9 +346,9 @@ test('a viewer that does not read is dropped, and the others are not', async t =
   for (let i = 0; i < 100; i++) app.backgroundTasks.add({ delay: 600_000 }, (_text: string) => {}, 'x'.repeat(9_000))
   for (let i = 0; i < 100; i++) app.backgroundTasks.add((_text: string) => { throw new Error('x'.repeat(4_000)) }, 'x'.repeat(9_000))
   let bytes = 0
-  let gone = false
-  left.then(() => { gone = true })
-  while (!gone) bytes += JSON.stringify(await quick.next()).length
+  const state = { gone: false }
+  left.then(() => { state.gone = true })
+  while (!state.gone) bytes += JSON.stringify(await quick.next()).length
   t.ok(bytes > 1_000_000 && bytes < 8_000_000, `${bytes} bytes`)
   t.ok(await quick.next())
 })
@@ -433,7 +434,12 @@ test('what a backend has is shown as if it were here, and can be acted upon', as
     }
   }
   backend.retry = async id => retried.push(id) === 1
-  const { app, stream, act } = await serve(t, { tasks: [task], backend }, { payload: true })
+  const { url, stream, act } = await serve(t, { tasks: [task], backend }, { payload: true }, app => {
+    app.post('/add', async request => {
+      request.backgroundTasks.add(task, { n: 9 })
+      return 'x'
+    })
+  })
   const viewer = await stream()
   t.match((await viewer.first).backend, { name: 'stub', counts: null, error: null })
   const told = await viewer.until(({ backend }) => backend!.counts !== null)
@@ -466,10 +472,11 @@ test('what a backend has is shown as if it were here, and can be acted upon', as
   // On its way there.
   const store = signal<string[]>()
   backend.onStore = () => store.promise
-  const handle = app.backgroundTasks.add(task, { n: 9 })
-  const onItsWay = await viewer.until(({ tasks }) => tasks.length !== 0)
-  t.match(onItsWay.tasks, [{ id: handle.id, state: 'waiting', why: 'It is on its way to stub.', stored: false }])
-  store.resolve([handle.id])
+  const answered = fetch(new URL('/add', url), { method: 'POST' })
+  const { tasks } = await viewer.until(({ tasks }) => tasks.length !== 0)
+  t.match(tasks, [{ name: 'task', state: 'waiting', why: 'It is on its way to stub.', stored: false, payload: '{"n":9}' }])
+  store.resolve([tasks[0]!.id])
+  t.equal((await answered).status, 200)
 })
 
 test('a backend that gives no list, and runs nothing again', async t => {
