@@ -48,6 +48,11 @@ export class AppTasks implements AppBackgroundTasks {
   /** Tasks on their way to the backend. */
   readonly #storing = new Set<Promise<void>>()
 
+  /** What is behind a door, for the other entries of the package; `null` if it is none. */
+  static runtimeOf (door: object): Runtime | null {
+    return #runtime in door ? door.#runtime : null
+  }
+
   constructor (runtime: Runtime) {
     this.#runtime = runtime
     this.#current = runtime.options.asyncContext ? new CurrentTasks(this) : null

@@ -164,3 +164,29 @@ export const FST_BGT_NO_DI_SCOPE = createError(
   'FST_BGT_NO_DI_SCOPE',
   "ctx.diScope of the background task '%s' received a call on a worker thread: the DI container is on the main thread, give the task what it needs in its payload"
 )
+
+/** The dashboard was registered where `app.backgroundTasks` is not, or not yet. */
+export const FST_BGT_NOT_REGISTERED = createError(
+  'FST_BGT_NOT_REGISTERED',
+  'The dashboard received an application without background tasks: register fastify-background-tasks first, in the same context or in one around it'
+)
+
+/** A second dashboard was registered for the same tasks. */
+export const FST_BGT_DASHBOARD_REGISTERED = createError(
+  'FST_BGT_DASHBOARD_REGISTERED',
+  'The dashboard received a second registration for the same background tasks: register it once'
+)
+
+/** An action of the dashboard was asked for by a page that is not the dashboard. */
+export const FST_BGT_FOREIGN_PAGE = createError(
+  'FST_BGT_FOREIGN_PAGE',
+  'The action was refused: it must come from the dashboard itself, received %s',
+  403
+)
+
+/** So many pages of the dashboard are open already. */
+export const FST_BGT_TOO_MANY_VIEWERS = createError(
+  'FST_BGT_TOO_MANY_VIEWERS',
+  'The dashboard received one viewer too many: it has %s, and as many as it takes',
+  503
+)

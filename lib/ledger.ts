@@ -1,6 +1,7 @@
 import { publishDrop, publishSettle, settleChannel } from './diagnostics'
 import { FST_BGT_CLOSED, FST_BGT_OVERLOADED } from './errors'
 import type { Line } from './line'
+import type { Observer } from './observer'
 import { COLLECTING, DROPPED, PENDING, RUNNING, STATES, type Task, type TaskState } from './task'
 
 /**
@@ -23,6 +24,7 @@ export class Ledger {
   /** The tasks that hold a dedupe id. */
   readonly #dedupe = new Map<string, Task>()
   #firstOpen: Line | null = null
+  #lastOpen: Line | null = null
   #watchers: Array<() => void> = []
   accepted = 0
   retried = 0
@@ -34,6 +36,8 @@ export class Ledger {
   /** DI scopes that are being disposed. */
   disposing = 0
   closed = false
+  /** Follows every task; `null` unless somebody watches. */
+  observer: Observer | null = null
 
   constructor (maxPending: number) {
     this.#maxPending = maxPending
@@ -52,6 +56,7 @@ export class Ledger {
     this.accepted++
     line.unsettled++
     this.#counts[task.status]!++
+    if (this.observer !== null) this.observer.accepted(task)
     if (!line.open) this.#link(line)
   }
 
@@ -64,6 +69,7 @@ export class Ledger {
   }
 
   move (task: Task, to: number): void {
+    if (this.observer !== null) this.observer.moves(task, to)
     this.#counts[task.status]!--
     this.#counts[to]!++
     task.status = to
@@ -126,6 +132,7 @@ export class Ledger {
     line.open = true
     line.nextOpen = this.#firstOpen
     if (this.#firstOpen !== null) this.#firstOpen.previousOpen = line
+    else this.#lastOpen = line
     this.#firstOpen = line
   }
 
@@ -136,6 +143,7 @@ export class Ledger {
     if (line.previousOpen === null) this.#firstOpen = line.nextOpen
     else line.previousOpen.nextOpen = line.nextOpen
     if (line.nextOpen !== null) line.nextOpen.previousOpen = line.previousOpen
+    else this.#lastOpen = line.previousOpen
     line.previousOpen = line.nextOpen = null
     if (this.#watchers.length !== 0) this.notify()
   }
@@ -146,6 +154,11 @@ export class Ledger {
       yield line
       line = next
     }
+  }
+
+  /** The open lines that have been open longest first. Nothing may open or close while it is under way. */
+  * oldestOpenLines (): Generator<Line> {
+    for (let line = this.#lastOpen; line !== null; line = line.previousOpen) yield line
   }
 
   /** Calls `watcher` after every change that may have ended something, until the returned function is called. */

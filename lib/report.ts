@@ -29,6 +29,7 @@ export class Report {
 
   failed (task: Task, line: Line, error: unknown): void {
     task.extra.error = error
+    line.runtime.ledger.observer?.failed(task, line, error)
     this.#error(line, 'FST_BGT_TASK_FAILED', 'background task failed', error, task)
     if (this.#onError !== null) this.#callOnError(error, task, line)
   }
@@ -57,6 +58,7 @@ export class Report {
 
   retry (task: Task, line: Line, error: unknown): void {
     this.#log(line, 'debug', 'background task will be tried again', () => ({ err: error, task: describe(task) }))
+    line.runtime.ledger.observer?.retried(task, error)
     publishRetry(task, line, error)
   }
 
@@ -116,7 +118,7 @@ export function describe (task: Task): TaskDescription {
 }
 
 /** An error as a warning shows it. Reading it may fail: anything can be thrown. */
-function text (error: unknown): string {
+export function text (error: unknown): string {
   try {
     return error instanceof Error && error.stack !== undefined ? String(error.stack) : received(error)
   } catch {

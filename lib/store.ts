@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Deliver, StoredTask, TaskBackend } from './backends/backend'
+import type { Deliver, StoredTask, TaskBackend, TaskList } from './backends/backend'
 import type { Definition } from './define-task'
 import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
@@ -200,7 +200,27 @@ export class Store {
   }
 
   async cancel (id: string): Promise<boolean> {
-    return this.#open && within(this.#timeout, this.#backend.cancel(id))
+    return this.#open && ID.test(id) && within(this.#timeout, this.#backend.cancel(id))
+  }
+
+  /** What the backend has; `null` if it cannot tell. */
+  async list (limit: number): Promise<TaskList | null> {
+    if (!this.#open || this.#backend.list === undefined) return null
+    return within(this.#timeout, this.#backend.list(limit))
+  }
+
+  /** Has a failed task of the backend run again. */
+  async retry (id: string): Promise<boolean> {
+    return this.#open && ID.test(id) && within(this.#timeout, this.#backend.retry?.(id) ?? Promise.resolve(false))
+  }
+
+  /** Whether the backend can have a failed task run again. */
+  get retries (): boolean {
+    return this.#backend.retry !== undefined
+  }
+
+  get name (): string {
+    return this.#backend.name
   }
 
   /** Has the backend hand out no more. What is still to be stored is stored. */

@@ -107,6 +107,8 @@ export class Task implements TaskHandle {
   readonly spec: TaskSpec | null
   /** The index of its state in {@link STATES}. */
   status = COLLECTING
+  /** When it came into that state, by the clock of the ledger's observer; 0 without one. */
+  since = 0
   /** The async context of the place that called `add`. A new one per task: a shared one would be wrong inside `als.run`. */
   #context: AsyncResource | null = new AsyncResource('fastify-background-tasks.task')
   #extra: TaskExtra | null = null

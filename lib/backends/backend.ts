@@ -61,6 +61,27 @@ export type DeliveryEnd =
 /** Runs one attempt. Does not reject. */
 export type Deliver = (delivery: Delivery) => Promise<DeliveryEnd>
 
+/** A task that has not ended well, as a backend lists it. */
+export interface ListedTask extends Pick<StoredTask, 'id' | 'name' | 'label' | 'payload' | 'requestId' | 'attempts'> {
+  /** `delayed` has not come to its first attempt, `retrying` waits for another one. */
+  state: 'running' | 'waiting' | 'delayed' | 'retrying' | 'failed'
+  /** When it came into that state, in ms of `Date.now()`; `null` if that is not known. */
+  since: number | null
+  /** When it may run, if it is `delayed` or `retrying`. */
+  due: number | null
+  /** Attempts begun. */
+  attempt: number
+  progress: unknown
+  /** What its last attempt threw. */
+  error: Error | undefined
+}
+
+/** What a backend has, its counts in full, its tasks up to a limit for each state. */
+export interface TaskList {
+  counts: { running: number, waiting: number, delayed: number, failed: number }
+  tasks: ListedTask[]
+}
+
 export interface TaskBackend {
   /** What logs call it. */
   readonly name: string
@@ -87,6 +108,10 @@ export interface TaskBackend {
    * `false` if it has ended, or runs in another one.
    */
   cancel (id: string): Promise<boolean>
+  /** Lists what runs, waits and has failed, at most so many tasks of each. A backend may leave it out. */
+  list? (limit: number): Promise<TaskList>
+  /** Has a failed task run again, under its id, with all its attempts. Resolves with `false` if it has not failed. */
+  retry? (id: string): Promise<boolean>
   /**
    * Lets go of everything, once the deliveries under way have ended; after so many ms in any case, and then they are left
    * to another worker. Also called where `start` or `work` have failed.

@@ -5,7 +5,7 @@ import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { reasonOf, received } from '../received'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
-import type { Deliver, Delivery, StoredTask, TaskBackend } from './backend'
+import type { Deliver, Delivery, ListedTask, StoredTask, TaskBackend, TaskList } from './backend'
 import { RETAIN, retention, type Retention } from './retention'
 
 export type { Retention } from './retention'
@@ -344,6 +344,34 @@ class BullmqBackend implements TaskBackend {
     }
   }
 
+  async list (limit: number): Promise<TaskList> {
+    const [{ active = 0, waiting = 0, delayed = 0, failed = 0 }, ...lists] = await Promise.all([
+      this.#queue.getJobCounts('active', 'waiting', 'delayed', 'failed'),
+      this.#queue.getActive(0, limit - 1),
+      this.#queue.getWaiting(0, limit - 1),
+      this.#queue.getDelayed(0, limit - 1),
+      this.#queue.getFailed(0, limit - 1)
+    ])
+    const tasks = LISTED.flatMap((state, index) => lists[index]!.filter(isThere).map(job => listedTask(job, state)))
+    return {
+      counts: { running: active, waiting, delayed, failed },
+      // Whom somebody has called off is no failure, though it is kept as one.
+      tasks: tasks.filter(({ error }) => error?.message !== CANCELLED)
+    }
+  }
+
+  async retry (id: string): Promise<boolean> {
+    const job = await this.#queue.getJob(id)
+    if (job === undefined || job.failedReason === CANCELLED) return false
+    try {
+      await job.retry('failed', { resetAttemptsMade: true })
+      return true
+    } catch {
+      // It has not failed, or somebody else was first.
+      return false
+    }
+  }
+
   async close (ms: number): Promise<void> {
     // A server that does not answer would keep both waiting, and the process alive.
     const timer = setTimeout(() => this.#disconnect(), ms)
@@ -374,6 +402,35 @@ class BullmqBackend implements TaskBackend {
 /** A task as log lines show it. */
 function taskOf (job: Job<JobData> | undefined): { id: string | undefined, name: string } | undefined {
   return job && { id: job.id, name: job.data.label }
+}
+
+/** The states of a list of the queue, in the order it is asked for them. */
+const LISTED = ['running', 'waiting', 'delayed', 'failed'] as const
+
+/** One that has been removed since its id was read is a hole in the list. */
+function isThere (job: Job<JobData> | undefined): job is Job<JobData> {
+  return job !== undefined
+}
+
+function listedTask (job: Job<JobData>, list: typeof LISTED[number]): ListedTask {
+  const { id, name, data: { label, payload, requestId }, opts: { attempts = 1 }, attemptsMade, timestamp, delay } = job
+  const state = list === 'delayed' && attemptsMade > 0 ? 'retrying' : list
+  const since = { running: job.processedOn, waiting: timestamp + delay, delayed: timestamp, retrying: job.processedOn, failed: job.finishedOn }[state]
+  return {
+    id: id as string,
+    name,
+    label,
+    payload,
+    requestId,
+    attempts,
+    state,
+    since: since ?? null,
+    // The queue's delay counts from the time when the task was added, or its last attempt began.
+    due: list === 'delayed' ? (attemptsMade > 0 ? since ?? timestamp : timestamp) + delay : null,
+    attempt: list === 'running' ? attemptsMade + 1 : attemptsMade,
+    progress: job.progress === 0 ? undefined : job.progress,
+    error: job.failedReason === undefined ? undefined : errorOf(job)
+  }
 }
 
 function errorOf (job: Job): Error {

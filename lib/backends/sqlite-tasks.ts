@@ -1,4 +1,4 @@
-import type { StoredTask, TaskInfo } from './backend'
+import type { ListedTask, StoredTask, TaskInfo, TaskList } from './backend'
 import type { Row, Statement } from './node-sqlite'
 import type { Connection } from './sqlite-connection'
 
@@ -51,6 +51,9 @@ export class TaskTable {
   readonly #pruneByAge: Statement
   readonly #pruneByCount: Statement
   readonly #version: Statement
+  readonly #list: Statement
+  readonly #counts: Statement
+  readonly #retry: Statement
 
   constructor (connection: Connection) {
     const prepare = (sql: string) => connection.prepare(sql)
@@ -83,6 +86,18 @@ export class TaskTable {
     this.#pruneByCount = prepare(`DELETE FROM tasks WHERE rowid IN (
       SELECT rowid FROM tasks WHERE state = ? AND settled_at IS NOT NULL ORDER BY settled_at DESC LIMIT ${PRUNED_AT_ONCE} OFFSET ?)`)
     this.#version = prepare('PRAGMA data_version')
+    const some = (which: string, order: string) => `SELECT * FROM (SELECT task, state, due, attempts, settled_at, progress, error FROM tasks WHERE ${which} ORDER BY ${order} LIMIT ?)`
+    this.#list = prepare([
+      some("state = 'running'", 'lease_until'), some("state = 'pending'", 'due'),
+      some("state = 'failed' AND settled_at IS NOT NULL", 'settled_at DESC')
+    ].join(' UNION ALL '))
+    this.#counts = prepare(`SELECT
+      (SELECT COUNT(*) FROM tasks WHERE state = 'running') AS running,
+      (SELECT COUNT(*) FROM tasks WHERE state = 'pending' AND due <= ?) AS waiting,
+      (SELECT COUNT(*) FROM tasks WHERE state = 'pending' AND due > ?) AS delayed,
+      (SELECT COUNT(*) FROM tasks WHERE state = 'failed' AND settled_at IS NOT NULL) AS failed`)
+    this.#retry = prepare(`UPDATE OR IGNORE tasks SET state = 'pending', due = ?, attempts = 0, crashes = 0, settled_at = NULL, progress = NULL, error = NULL
+      WHERE id = ? AND state = 'failed'`)
   }
 
   /** Returns the id under which the task is stored. */
@@ -115,6 +130,18 @@ export class TaskTable {
   /** Calls off a task that has not been handed out. */
   cancel (id: string, now: number): boolean {
     return this.#cancel.run(now, id).changes === 1
+  }
+
+  list (now: number, limit: number): TaskList {
+    return {
+      counts: this.#counts.get(now, now) as unknown as TaskList['counts'],
+      tasks: this.#list.all(limit, limit, limit).map(row => listedTask(row, now))
+    }
+  }
+
+  /** Has a failed task run again; not one whose dedupe id has been taken meanwhile. */
+  retry (id: string, now: number): boolean {
+    return this.#retry.run(now, id).changes === 1
   }
 
   /** When there will be something for a worker: a task is due, the lease of one that is not held here ends. */
@@ -161,6 +188,30 @@ export class TaskTable {
   /** Another number each time that another connection has written. */
   version (): number {
     return this.#version.get()!.data_version as number
+  }
+}
+
+function listedTask (row: Row, now: number): ListedTask {
+  const { state: stored, due, attempts: ended, settled_at: settledAt, progress, error } = row as {
+    state: 'running' | 'pending' | 'failed', due: number, attempts: number, settled_at: number | null, progress: string | null, error: string | null
+  }
+  const { id, name, label, payload, requestId, attempts } = taskOf(row)
+  const later = due > now
+  const state = stored === 'pending' ? later ? ended === 0 ? 'delayed' : 'retrying' : 'waiting' : stored
+  return {
+    id,
+    name,
+    label,
+    payload,
+    requestId,
+    attempts,
+    state,
+    // When one has been handed out, the table does not tell.
+    since: stored === 'failed' ? settledAt : state === 'waiting' ? due : null,
+    due: later && stored === 'pending' ? due : null,
+    attempt: stored === 'running' ? ended + 1 : ended,
+    progress: parse(progress),
+    error: error === null ? undefined : errorOf(error)
   }
 }
 

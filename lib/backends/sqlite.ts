@@ -2,7 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, text, type Check, type Checks } from '../check-options'
 import type { TaskInfo } from '../task-index'
 import { MAX_TIMER } from '../task-options'
-import type { Deliver, StoredTask, TaskBackend } from './backend'
+import type { Deliver, StoredTask, TaskBackend, TaskList } from './backend'
 import { RETAIN, retention, type Retention } from './retention'
 import { Connection } from './sqlite-connection'
 import { TaskTable } from './sqlite-tasks'
@@ -118,6 +118,16 @@ class SqliteBackend implements TaskBackend {
   async cancel (id: string): Promise<boolean> {
     if (this.#worker?.cancel(id) === true) return true
     return this.#open.write(() => this.#table.cancel(id, Date.now()))
+  }
+
+  async list (limit: number): Promise<TaskList> {
+    return this.#open.read(() => this.#table.list(Date.now(), limit))
+  }
+
+  async retry (id: string): Promise<boolean> {
+    const done = await this.#open.write(() => this.#table.retry(id, Date.now()))
+    this.#worker?.wake()
+    return done
   }
 
   async close (ms: number): Promise<void> {

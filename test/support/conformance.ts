@@ -501,6 +501,64 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
     t.same(ran, [1])
   })
 
+  t.test('what another process has stored is listed, as it is, and what has failed can be run again', async t => {
+    const gate = { open: false, broken: true }
+    const hang = defineTask('hang', async (_payload: undefined, ctx) => {
+      ctx.progress(40)
+      await until('the gate', () => gate.open)
+    })
+    const fail = defineTask('fail', async ({ n }: { n: number }) => {
+      if (gate.broken) throw new Error(`number ${n}`)
+      return n
+    })
+    const again = defineTask('again', async () => { throw new Error('not yet') }, { attempts: 3, backoff: 600_000 })
+    const tasks = [hang, fail, again]
+    const shared = await options()
+    const web = await createApp(t, { ...shared, worker: false, tasks })
+    await web.ready()
+    const backend = shared.backend!
+    t.same(await backend.list!(10), { counts: { running: 0, waiting: 0, delayed: 0, failed: 0 }, tasks: [] })
+    const worker = await createApp(t, { ...await sameAs(shared), tasks, worker: { concurrency: 1 } })
+    t.teardown(() => { gate.open = true })
+    const failing = web.backgroundTasks.add({ name: 'a label' }, fail, { n: 1 })
+    const retrying = web.backgroundTasks.add(again)
+    await web.backgroundTasks.flush()
+    await worker.ready()
+    t.equal(await failing.settled(), 'failed')
+    await until('an attempt', async () => (await web.backgroundTasks.find(retrying.id))?.attempts === 1)
+    const begin = Date.now()
+    const delayed = web.backgroundTasks.add({ delay: 3_600_000 }, fail, { n: 2 })
+    const running = web.backgroundTasks.add(hang)
+    await web.backgroundTasks.flush()
+    await until('it runs', async () => (await web.backgroundTasks.find(running.id))?.progress === 40)
+    const waiting = web.backgroundTasks.add(hang)
+    await web.backgroundTasks.flush()
+
+    const { counts, tasks: listed } = await backend.list!(10)
+    t.same(counts, { running: 1, waiting: 1, delayed: 2, failed: 1 })
+    const found = Object.fromEntries(listed.map(task => [task.id, task]))
+    t.equal(listed.length, 5)
+    t.match(found[running.id], { state: 'running', name: 'hang', label: 'hang', payload: null, requestId: null, attempt: 1, attempts: 1, due: null, progress: 40, error: undefined })
+    t.match(found[waiting.id], { state: 'waiting', attempt: 0, due: null, progress: undefined })
+    t.ok(Math.abs(found[waiting.id]!.since! - Date.now()) < 60_000)
+    t.match(found[delayed.id], { state: 'delayed', attempt: 0, payload: '{"n":2}' })
+    t.ok(found[delayed.id]!.due! >= begin + 3_600_000 && found[delayed.id]!.due! < begin + 3_660_000)
+    t.match(found[retrying.id], { state: 'retrying', attempt: 1, attempts: 3 })
+    t.ok(found[retrying.id]!.due! > begin + 500_000 && found[retrying.id]!.due! < begin + 660_000, String(found[retrying.id]!.due! - begin))
+    t.match(found[failing.id], { state: 'failed', name: 'fail', label: 'a label', payload: '{"n":1}', attempt: 1, error: { message: 'number 1' } })
+    t.match(found[failing.id]!.error!.stack, 'conformance.ts')
+    t.ok(Math.abs(found[failing.id]!.since! - begin) < 60_000)
+    t.equal((await backend.list!(1)).tasks.filter(({ state }) => state === 'failed').length, 1)
+
+    t.equal(await backend.retry!(waiting.id), false, 'it has not failed')
+    t.equal(await backend.retry!('00000000-0000-4000-8000-000000000000'), false)
+    gate.broken = false
+    t.equal(await backend.retry!(failing.id), true)
+    gate.open = true
+    await until('it has run again', async () => (await web.backgroundTasks.find(failing.id))?.state === 'completed')
+    t.match(await web.backgroundTasks.find(failing.id), { attempts: 1, result: 1, error: undefined })
+  })
+
   t.test('cancel reaches what another process has stored, but not what runs there', async t => {
     let running = 0
     const gate = { open: false }

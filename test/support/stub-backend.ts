@@ -1,4 +1,4 @@
-import type { Deliver, Delivery, DeliveryEnd, StoredTask, TaskBackend, TaskInfo } from '../../lib/backends/backend'
+import type { Deliver, Delivery, DeliveryEnd, StoredTask, TaskBackend, TaskInfo, TaskList } from '../../lib/backends/backend'
 
 /** A backend whose server is the test. */
 export class StubBackend implements TaskBackend {
@@ -50,6 +50,10 @@ export class StubBackend implements TaskBackend {
     this.cancelled.push(id)
     return this.onCancel(id)
   }
+
+  /** Set by a test whose backend can. */
+  list?: (limit: number) => Promise<TaskList>
+  retry?: (id: string) => Promise<boolean>
 
   close (): Promise<void> {
     this.closes++

@@ -1,0 +1,186 @@
+import { inspect } from 'node:util'
+import type { ListedTask } from '../backends/backend'
+import type { Line } from '../line'
+import { text } from '../report'
+import type { Runtime } from '../runtime'
+import { isDurable } from '../store'
+import { COLLECTING, RUNNING, type Task } from '../task'
+import { Monitor, type Failure } from './monitor'
+
+/*
+ * What the page is told: plain JSON, bounded in size. How tasks look, wherever they are kept, is decided here alone.
+ */
+
+export type ViewState = 'running' | 'waiting' | 'delayed' | 'retrying' | 'collecting'
+
+/** A task that has not ended. Times are ms of `Date.now()`. */
+export interface TaskView {
+  id: string
+  name: string
+  requestId: string | null
+  state: ViewState
+  since: number | null
+  due: number | null
+  attempt: number
+  attempts: number
+  progress: ProgressView | null
+  /** Why it is as it is; empty where there is nothing to say. */
+  why: string
+  /** How many tasks of its request wait for it. */
+  behind: number
+  /** Whether the backend has it. */
+  stored: boolean
+  cancellable: boolean
+  payload?: string
+}
+
+export interface ProgressView {
+  /** 0 to 100; `null` if what was noted is no share of a whole. */
+  percent: number | null
+  text: string
+}
+
+/** A task that has failed. */
+export interface FailureView {
+  id: string
+  name: string
+  requestId: string | null
+  at: number | null
+  attempt: number
+  error: string
+  stack: string
+  again: boolean
+  payload?: string
+}
+
+const MAX_PAYLOAD = 2_000
+const MAX_ERROR = 200
+const MAX_STACK = 4_000
+const MAX_CAUSES = 3
+
+export function taskView (task: Task, line: Line, runtime: Runtime, monitor: Monitor, withPayload: boolean): TaskView {
+  const { spec } = task
+  const state = stateOf(task)
+  return {
+    id: task.ownId,
+    name: task.name,
+    requestId: line.requestId,
+    state,
+    since: Monitor.sinceOf(task),
+    due: state === 'delayed' || state === 'retrying' ? task.extra.due : null,
+    attempt: task.attempts,
+    attempts: spec?.attempts ?? 1,
+    progress: progressView(task.extra.progress),
+    why: whyOf(task, state, line, runtime, monitor),
+    behind: state === 'running' ? line.unsettled - 1 : 0,
+    stored: line.retriesElsewhere,
+    cancellable: state !== 'running' || (spec !== null && (spec.signal || spec.definition !== null)),
+    ...(withPayload && { payload: payloadOf(task.spec, task.args as unknown[]) })
+  }
+}
+
+export function listedView (task: ListedTask & { state: ViewState }, withPayload: boolean): TaskView {
+  const { id, label, requestId, state, since, due, attempt, attempts, progress, error, payload } = task
+  return {
+    id,
+    name: label,
+    requestId,
+    state,
+    since,
+    due,
+    attempt,
+    attempts,
+    progress: progressView(progress),
+    why: error === undefined ? '' : firstLine(text(error)),
+    behind: 0,
+    stored: true,
+    cancellable: state !== 'running',
+    ...(withPayload && { payload: clip(payload ?? '', MAX_PAYLOAD) })
+  }
+}
+
+export function failureView (failure: Failure, again: boolean, withPayload: boolean): FailureView {
+  const { id, name, requestId, at, attempt, error, spec, args } = failure
+  return { id, name, requestId, at, attempt, ...errorView(error), again, ...(withPayload && { payload: payloadOf(spec, args) }) }
+}
+
+export function listedFailure (task: ListedTask, again: boolean, withPayload: boolean): FailureView {
+  const { id, label, requestId, since, attempt, error, payload } = task
+  return { id, name: label, requestId, at: since, attempt, ...errorView(error), again, ...(withPayload && { payload: clip(payload ?? '', MAX_PAYLOAD) }) }
+}
+
+export function stateOf (task: Task): ViewState {
+  if (task.status === RUNNING) return 'running'
+  if (task.status === COLLECTING) return 'collecting'
+  // Only those that have options wait for a timer.
+  if (task.spec === null || task.extra.timer === null) return 'waiting'
+  return task.attempts === 0 ? 'delayed' : 'retrying'
+}
+
+function whyOf (task: Task, state: ViewState, line: Line, { options, ledger, store }: Runtime, monitor: Monitor): string {
+  switch (state) {
+    case 'running': {
+      const timeout = task.spec?.timeout ?? 0
+      return timeout === 0 ? 'It has no timeout: nothing ends it but itself.' : `Its timeout ends it ${timeout < 120_000 ? `${timeout / 1_000} s` : `${Math.round(timeout / 60_000)} min`} after its attempt began.`
+    }
+    case 'collecting': return 'Its request has not been answered yet.'
+    case 'delayed': return 'It was added with a delay.'
+    case 'retrying': return firstLine(text(monitor.retryOf(task)))
+  }
+  if (isDurable(task, line.runtime)) return `It is on its way to ${store!.name}.`
+  if (line.held !== null) return `It waits for the next attempt of '${line.held.name}', of the same request.`
+  if (line.current !== null) return `It waits for '${line.current.name}', of the same request.`
+  if (ledger.count(RUNNING) >= options.concurrency) return `All ${options.concurrency} places are taken.`
+  return 'It is about to run.'
+}
+
+/** A number is a percentage; of two numbers, as in `{ page: 3, pages: 8 }`, the first is a part of the second. */
+function progressView (value: unknown): ProgressView | null {
+  if (value === undefined) return null
+  return { percent: percentOf(value), text: shown(value, MAX_ERROR) }
+}
+
+function percentOf (value: unknown): number | null {
+  if (typeof value === 'number') return value >= 0 && value <= 100 ? value : null
+  const members = typeof value === 'object' && value !== null ? Object.values(value) : []
+  const [part, whole] = members
+  if (members.length !== 2 || typeof part !== 'number' || typeof whole !== 'number') return null
+  return part >= 0 && part <= whole && whole > 0 ? part / whole * 100 : null
+}
+
+function payloadOf (spec: Task['spec'], args: readonly unknown[]): string {
+  // The payload of a defined task is JSON already.
+  return spec !== null && spec.definition !== null ? clip(String(args[0] ?? ''), MAX_PAYLOAD) : shown(args, MAX_PAYLOAD)
+}
+
+/** Anything can be an argument, and showing it may fail. */
+function shown (value: unknown, length: number): string {
+  try {
+    return clip(inspect(value, { depth: 4, maxArrayLength: 20, maxStringLength: 500, breakLength: 80 }), length)
+  } catch {
+    return 'what cannot be shown'
+  }
+}
+
+function errorView (error: unknown): { error: string, stack: string } {
+  const own = text(error)
+  const stacks = [own]
+  for (let cause = causeOf(error); cause !== undefined && stacks.length <= MAX_CAUSES; cause = causeOf(cause)) stacks.push(`caused by ${text(cause)}`)
+  return { error: firstLine(own), stack: clip(stacks.join('\n'), MAX_STACK) }
+}
+
+function causeOf (error: unknown): unknown {
+  try {
+    return error instanceof Error ? error.cause : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function firstLine (text: string): string {
+  return clip(text.split('\n', 1)[0] as string, MAX_ERROR)
+}
+
+function clip (text: string, length: number): string {
+  return text.length > length ? `${text.slice(0, length - 1)}…` : text
+}
