@@ -7,6 +7,7 @@ import type { Carrier } from './propagation'
 import { received } from './received'
 import type { Runtime } from './runtime'
 import { Task } from './task'
+import { isUnrecoverable } from './unrecoverable-error'
 
 /** Milliseconds to leave a task alone that this process does not know. */
 const UNKNOWN_DELAY = 5_000
@@ -43,10 +44,9 @@ class DeliveryLine extends Line {
     return true
   }
 
+  /** Whatever a task fails with once its signal has aborted for the close: what waits with a signal has errors of its own. */
   override givesBack (error: unknown): boolean {
-    const reason = this.runtime.closeReason
-    // What waits with a signal may wrap the reason that it aborts with.
-    return reason !== null && (error === reason || (error as { cause?: unknown } | null | undefined)?.cause === reason)
+    return this.runtime.closeReason !== null && !isUnrecoverable(error)
   }
 }
 

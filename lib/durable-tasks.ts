@@ -16,6 +16,8 @@ export class DurableTasks {
   readonly #ways = new Set<Promise<void>>()
   /** Why the reply has become a 503. Its error page does not try, and wait, once more. */
   #refused: Error | null = null
+  /** Why tasks were lost that somebody may still ask for by `flush`. */
+  #lost: Error | null = null
   /** Those that were added before the request failed, once it has. */
   #beforeError: ReadonlySet<Task> | null = null
 
@@ -60,10 +62,18 @@ export class DurableTasks {
   }
 
   /**
-   * Stores at once the tasks that do not depend on the outcome.
+   * Stores at once the tasks that do not depend on the outcome, and waits for those that are on their way.
    * @throws FST_BGT_STORE_FAILED
    */
   async flush (): Promise<void> {
+    while (this.#ways.size !== 0) await Promise.all(this.#ways)
+    await this.#storeReleasable()
+    const lost = this.#lost
+    this.#lost = null
+    if (lost !== null) throw lost
+  }
+
+  async #storeReleasable (): Promise<void> {
     const others: Task[] = []
     const tasks = this.#take((task, beforeError) => {
       if (!beforeError && this.#request.isReleasable(task)) return true
@@ -76,11 +86,13 @@ export class DurableTasks {
 
   /** Stores at once, for a request that is released. What fails is tried once more with the reply, if that is to come. */
   storeNow (): void {
-    this.flush().catch(error => { if (this.#request.answered) this.#fail(this.#take(() => true), error) })
+    this.#storeReleasable().catch(error => { if (this.#request.answered) this.#fail(this.#take(() => true), error) })
   }
 
   /** Stores what is left when the response has gone: nobody can be told any more but the log. */
   storeLate (outcome: Outcome): void {
+    // What is added after the error page has a try of its own.
+    this.#refused = null
     this.store(outcome).catch(error => this.#fail(this.#take(() => true), error))
   }
 
@@ -104,6 +116,7 @@ export class DurableTasks {
   }
 
   #fail (tasks: Task[], error: Error): void {
+    if (tasks.length !== 0) this.#lost = error
     for (const task of tasks) {
       this.#request.runtime.report.failed(task, this.#request, error)
       this.#request.settle(task, FAILED)

@@ -182,8 +182,9 @@ export class Store {
   }
 
   #callOff (batch: Batch): void {
-    for (const { id } of batch.tasks) {
-      if (this.#refused.get(id) === batch) this.cancel(id).catch(() => {})
+    for (const { id, dedupe } of batch.tasks) {
+      // One with a dedupe id may have been taken for the task of somebody else, who has his 2xx for it.
+      if (dedupe === null && this.#refused.get(id) === batch) this.cancel(id).catch(() => {})
     }
   }
 
@@ -280,9 +281,11 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     ledger.move(task, PENDING)
     task.extra.store = store
   }
+  const stored = store.add(tasks.map(toStored))
+  for (const task of tasks) task.extra.way = stored
   let ids: string[]
   try {
-    ids = await store.add(tasks.map(toStored))
+    ids = await stored
   } catch (error) {
     for (const task of tasks) if (task.status === PENDING) ledger.move(task, COLLECTING)
     throw error

@@ -91,7 +91,8 @@ const DEFAULTS: TaskSpec = {
 
 type Check = readonly [expected: string, accepts: (value: unknown) => boolean]
 
-const text: Check = ['a non-empty string', value => typeof value === 'string' && value !== '']
+/** Not every store can keep a NUL, or half of a character. */
+const text: Check = ['a non-empty string of whole characters', value => typeof value === 'string' && value !== '' && !/[\0\p{Surrogate}]/u.test(value)]
 const milliseconds: Check = [
   `a number of milliseconds from 0 to ${MAX_TIMER}`,
   value => typeof value === 'number' && value >= 0 && value <= MAX_TIMER

@@ -81,6 +81,8 @@ interface TaskExtra {
   due: number
   /** What has the task. */
   store: Store | null
+  /** Its way there, from when it is on it. */
+  way: Promise<unknown> | null
   /** It has been called off there. */
   cancelled: boolean
   progress: unknown
@@ -146,6 +148,8 @@ export class Task implements TaskHandle {
   }
 
   async cancel (): Promise<boolean> {
+    // Only where it will be can it be called off: a worker may have it before we know that it is there.
+    if (this.#extra !== null && this.#extra.way !== null) await this.#extra.way.catch(() => {})
     if (this.line !== null) return this.line.cancel(this)
     if (this.status !== STORED) return false
     const { extra } = this
@@ -162,7 +166,7 @@ export class Task implements TaskHandle {
   }
 
   get extra (): TaskExtra {
-    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, store: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
+    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, store: null, way: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
     return this.#extra
   }
 

@@ -169,6 +169,36 @@ test('a write of which Redis has done a part before it failed: that part is take
   await until('it is taken out', async () => await client.getJob(ids[0] as string) === undefined)
 })
 
+test('Postgres: what it cannot keep of one request is refused, and no other', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const { app } = await createApp(t, { connection: url }, { worker: false })
+  app.get<{ Params: { attempts: string } }>('/:attempts', async request => {
+    request.backgroundTasks.add({ attempts: Number(request.params.attempts) }, task, 1)
+    return 'x'
+  })
+  await app.ready()
+  const responses = await Promise.all(['1', '3000000000', '2'].map(attempts => app.inject(`/${attempts}`)))
+  t.same(responses.map(({ statusCode }) => statusCode), [200, 503, 200])
+})
+
+test('a task that a worker has begun while it is called off is told to stop', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const begun = signal()
+  const endless = defineTask('endless', async (_payload: undefined, { signal }: TaskContext) => {
+    begun.resolve()
+    await new Promise((_resolve, reject) => { signal.addEventListener('abort', () => reject(signal.reason)) })
+  })
+  const { app } = await createApp(t, { connection: url }, { tasks: [endless] })
+  await app.ready()
+  const handle = app.backgroundTasks.add(endless)
+  await begun.promise
+  const { isActive } = Job.prototype
+  t.teardown(() => { Job.prototype.isActive = isActive })
+  Job.prototype.isActive = async () => false
+  t.equal(await handle.cancel(), true)
+  t.equal(await handle.settled(), 'cancelled')
+})
+
 test('a task that is removed while somebody asks for it', { skip: noRedis }, async t => {
   const { url } = await redis(t)
   const { app } = await createApp(t, { connection: url }, { worker: false })

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { test, type Test } from 'tap'
-import { defineTask, type BackgroundTasksOptions, type TaskContext } from '../index'
+import { defineTask, UnrecoverableError, type BackgroundTasksOptions, type TaskContext } from '../index'
 import { createApp as createPlainApp, signal, turns } from './support/server'
 import { StubBackend } from './support/stub-backend'
 
@@ -99,8 +99,13 @@ test('what the close cuts off is no attempt, and no failure', async t => {
     await once(ctx.signal, 'abort')
     throw null // eslint-disable-line no-throw-literal
   })
-  const { app, backend, log } = await createApp(t, [listens, wraps, deaf, other], { closeTimeout: 50, concurrency: 4 })
-  const ends = ['listens', 'wraps', 'deaf', 'other', 'deaf'].map(name => backend.deliver({ name }))
+  const final = defineTask('final', async (_payload: undefined, ctx: TaskContext) => {
+    start()
+    await once(ctx.signal, 'abort')
+    throw new UnrecoverableError('no use')
+  })
+  const { app, backend, log } = await createApp(t, [listens, wraps, deaf, other, final], { closeTimeout: 50, concurrency: 5 })
+  const ends = ['listens', 'wraps', 'deaf', 'other', 'final', 'deaf'].map(name => backend.deliver({ name }))
   await began.promise
   await turns()
   await app.close()
@@ -108,8 +113,9 @@ test('what the close cuts off is no attempt, and no failure', async t => {
   t.match(await ends[0], expected, 'one that throws the reason')
   t.match(await ends[1], expected, 'one that wraps it')
   t.match(await ends[2], expected, 'one that takes no notice')
-  t.same(await ends[3], { state: 'failed', error: null }, 'one that fails for another reason')
-  t.equal((await ends[4])!.state, 'not attempted', 'one that never began')
-  t.match(log.filter(({ msg }) => msg === 'background task failed'), [{ task: { name: 'other' } }])
+  t.match(await ends[3], expected, 'one that has a reason of its own')
+  t.match(await ends[4], { state: 'failed', error: { message: 'no use' } }, 'one for which another attempt is no use')
+  t.equal((await ends[5])!.state, 'not attempted', 'one that never began')
+  t.match(log.filter(({ msg }) => msg === 'background task failed'), [{ task: { name: 'final' } }])
   t.match(await backend.deliver({ name: 'listens' }), { state: 'not attempted', reason: { code: 'FST_BGT_CLOSED' }, delay: 0 })
 })

@@ -391,30 +391,120 @@ test('released: stored at once; if that fails, again with the reply', async t =>
   t.match(app.backgroundTasks.stats(), { failed: 1 })
 })
 
-test('a task that is called off, or replaced, while it is being written', async t => {
-  const { app, backend, log } = await createApp(t, { storeTimeout: 20_000 })
+test('a task that is called off while it is being written: the backend decides', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
+  const go = signal()
+  backend.onStore = async tasks => {
+    await go.promise
+    return tasks.map(({ id }) => id)
+  }
+  backend.onCancel = async id => id === first.id
+  await app.ready()
+  const first = app.backgroundTasks.add(task, 1)
+  const second = app.backgroundTasks.add(task, 2)
+  await until('they are being written', () => backend.written.length === 1)
+  const cancelled = Promise.all([first.cancel(), second.cancel()])
+  await turns()
+  t.same(backend.cancelled, [], 'not before it is there')
+  go.resolve()
+  t.same(await cancelled, [true, false])
+  t.same(backend.cancelled, [first.id, second.id])
+  backend.infos.set(first.id, null as never)
+  t.equal(await first.settled(), 'cancelled')
+})
+
+test('a task that is called off while a write is under way that fails', async t => {
+  const { app, backend } = await createApp(t)
+  app.get('/', async request => {
+    const handle = request.backgroundTasks.add(task, 1)
+    let cancelled: Promise<boolean> | undefined
+    backend.onStore = async () => {
+      cancelled = handle.cancel()
+      throw new Error('down')
+    }
+    await t.rejects(request.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED' })
+    t.equal(await cancelled, true)
+    return handle.state
+  })
+  t.equal((await app.inject('/')).body, 'cancelled')
+})
+
+test('a task that is replaced while it is being written is called off in the backend', async t => {
+  const { app, backend, log } = await createApp(t)
   const go = signal()
   backend.onStore = async tasks => {
     await go.promise
     return tasks.map(({ id }) => id)
   }
   backend.onCancel = async () => { throw new Error('down') }
-  await app.ready()
-  const handle = app.backgroundTasks.add(task, 1)
-  await until('it is being written', () => backend.written.length === 1)
-  t.equal(await handle.cancel(), true)
-  t.equal(await handle.settled(), 'cancelled')
-  go.resolve()
-  await app.backgroundTasks.flush()
-  t.same(backend.cancelled, [handle.id])
+  app.get('/', async request => {
+    const first = request.backgroundTasks.add({ key: 'k' }, task, 1)
+    const flushed = request.backgroundTasks.flush()
+    await until('it is being written', () => backend.written.length === 1)
+    request.backgroundTasks.add({ key: 'k' }, task, 2)
+    go.resolve()
+    await flushed
+    return first
+  })
+  const { id } = (await app.inject('/')).json<{ id: string }>()
+  t.ok(id === undefined || backend.cancelled.length === 1)
+  await until('called off', () => backend.cancelled.length === 1)
   await until('logged', () => log.find(({ msg }) => msg === 'background task could not be called off in the backend'))
-  backend.onStore = async () => {
-    await other.cancel()
-    throw new Error('down')
+})
+
+test('flush waits for what is on its way already, and tells if that is lost', async t => {
+  const { app, backend } = await createApp(t)
+  const go = signal()
+  backend.onStore = async tasks => {
+    await go.promise
+    return tasks.map(({ id }) => id)
   }
-  const other = app.backgroundTasks.add(task, 2)
-  await t.rejects(app.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED' })
-  t.equal(other.state, 'cancelled')
+  const replied = signal()
+  const seen: unknown[] = []
+  const ended = signal()
+  app.get('/', async (request, reply) => {
+    reply.hijack()
+    reply.raw.write('x')
+    replied.resolve()
+    request.backgroundTasks.release()
+    const handle = request.backgroundTasks.add(task, 1)
+    await until('it is being written', () => backend.written.length === 1)
+    const flushed = request.backgroundTasks.flush().then(() => { seen.push(handle.state) })
+    await turns()
+    t.same(seen, [], 'it waits')
+    go.resolve()
+    await flushed
+    t.same(seen, ['stored'])
+    backend.onStore = async () => { throw new Error('down') }
+    const lost = request.backgroundTasks.add(task, 2)
+    await until('it could not be stored', () => lost.state === 'failed')
+    await t.rejects(request.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED' })
+    await t.resolves(request.backgroundTasks.flush(), 'told once')
+    reply.raw.end()
+    ended.resolve()
+  })
+  const { url } = await listen(app)
+  await (await fetch(url)).text()
+  await ended.promise
+})
+
+test('a refused batch with a dedupe id is not called off: somebody else may rely on it', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 50 })
+  const go = signal()
+  backend.onStore = async tasks => {
+    await go.promise
+    return tasks.map(({ id }) => id)
+  }
+  app.get('/', async request => {
+    request.backgroundTasks.add({ dedupe: 'x' }, task, 1)
+    request.backgroundTasks.add(task, 2)
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 503)
+  go.resolve()
+  await until('called off', () => backend.cancelled.length === 1)
+  await turns(20)
+  t.same(backend.cancelled, [backend.written.flat().find(({ dedupe }) => dedupe === null)!.id])
 })
 
 test('the application\'s own tasks: a failure is logged, and flush tells', async t => {

@@ -5,6 +5,7 @@ import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { reasonOf, received } from '../received'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
+import { isUnrecoverable } from '../unrecoverable-error'
 import type { Deliver, Delivery, ListedTask, StoredTask, TaskBackend, TaskList } from './backend'
 import { RETAIN, retention, type Retention } from './retention'
 
@@ -80,6 +81,9 @@ interface NewJob { name: string, data: JobData, opts: JobsOptions }
 
 /** The reason of a failure where the task was called off while it ran. */
 const CANCELLED = 'FST_BGT_CANCELLED'
+
+/** The classes of Postgres' errors that tell of the data, not of the server: 22 and 23. */
+const DATA_ERROR = /^2[23]/
 
 /** Milliseconds that a worker waits after its server has failed it, before it asks for a task again. */
 const RETRY_DELAY = 1_000
@@ -178,11 +182,20 @@ class BullmqBackend implements TaskBackend {
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    if (!this.#postgres) return this.#storeInRedis(batches)
-    // One statement.
-    const jobs = await this.#queue.addBulk(batches.flat().map(task => this.#job(task)))
-    let from = 0
-    return batches.map(({ length }) => jobs.slice(from, (from += length)).map(job => job.id as string))
+    return this.#postgres ? this.#storeInPostgres(batches) : this.#storeInRedis(batches)
+  }
+
+  /** All in one statement. */
+  async #storeInPostgres (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
+    try {
+      const jobs = await this.#queue.addBulk(batches.flat().map(task => this.#job(task)))
+      let from = 0
+      return batches.map(({ length }) => jobs.slice(from, (from += length)).map(job => job.id as string))
+    } catch (error) {
+      // What is in one of the batches may be at fault, and the others must not be refused for it.
+      if (batches.length === 1 || !DATA_ERROR.test(String((error as { code?: unknown }).code))) throw error
+      return Promise.all(batches.map(async batch => (await this.#storeInPostgres([batch]).catch((error: Error) => [error]))[0]!))
+    }
   }
 
   async #storeInRedis (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
@@ -201,7 +214,8 @@ class BullmqBackend implements TaskBackend {
       return await store()
     } catch (error) {
       // A server that cannot be reached has its reasons to refuse this too.
-      for (const { id } of tasks) this.#queue.remove(id).catch(() => {})
+      // One with a dedupe id may by now be the task of somebody else's 2xx.
+      for (const { id, dedupe } of tasks) if (dedupe === null) this.#queue.remove(id).catch(() => {})
       return error as Error
     }
   }
@@ -232,8 +246,9 @@ class BullmqBackend implements TaskBackend {
       opts: {
         jobId: id,
         attempts,
-        delay,
-        ...(backoff === null ? {} : { backoff }),
+        // Postgres takes no fractions.
+        delay: Math.ceil(delay),
+        ...(backoff === null ? {} : { backoff: { ...backoff, delay: Math.ceil(backoff.delay) } }),
         ...(dedupe === null ? {} : { deduplication: { id: dedupe } }),
         removeOnComplete: completed,
         removeOnFail: failed
@@ -281,9 +296,8 @@ class BullmqBackend implements TaskBackend {
     const { DelayedError, WaitingError, UnrecoverableError } = this.#bullmq
     const end = await deliver(this.#delivery(job, signal))
     switch (end.state) {
-      case 'completed': return end.result
-      // BullMQ takes only errors, and reads their message and stack.
-      case 'failed': throw end.error instanceof Error ? end.error : new Error(received(end.error))
+      case 'completed': return this.#storable(job, end.result)
+      case 'failed': throw this.#failure(end.error)
       case 'cancelled': throw new UnrecoverableError(CANCELLED)
     }
     if (end.delay === 0) {
@@ -292,6 +306,25 @@ class BullmqBackend implements TaskBackend {
     }
     await job.moveToDelayed(Date.now() + end.delay, token)
     throw new DelayedError()
+  }
+
+  /** A result as JSON has it. What JSON does not take must not make a failure of a task that has done its work. */
+  #storable (job: Job<JobData>, result: unknown): unknown {
+    try {
+      return JSON.parse(clean(JSON.stringify(result) ?? 'null'))
+    } catch (err) {
+      this.#log.warn({ err, task: taskOf(job) }, `${this.name}: the result of a background task could not be stored`)
+      return undefined
+    }
+  }
+
+  /** An error of BullMQ's own would tell it something by its name or message; one of the user's must not. */
+  #failure (error: unknown): Error {
+    const Failure = isUnrecoverable(error) ? this.#bullmq.UnrecoverableError : Error
+    const message = error instanceof Error ? error.message : received(error)
+    const failure = new Failure(plain(message).replace(/^bullmq:/, 'Error: bullmq:'))
+    if (error instanceof Error && error.stack !== undefined) failure.stack = plain(error.stack)
+    return failure
   }
 
   #delivery (job: Job<JobData>, signal: AbortSignal): Delivery {
@@ -332,16 +365,18 @@ class BullmqBackend implements TaskBackend {
   }
 
   async cancel (id: string): Promise<boolean> {
-    if (this.#worker?.cancelJob(id) === true) return true
     const job = await this.#queue.getJob(id)
     if (job === undefined || job.finishedOn !== undefined) return false
     try {
-      await job.remove()
-      return true
+      // Postgres removes one that runs, too.
+      if (!await job.isActive()) {
+        await job.remove()
+        return true
+      }
     } catch {
-      // A worker of another process has it.
-      return false
+      // A worker has begun it meanwhile.
     }
+    return this.#worker?.cancelJob(id) === true
   }
 
   async list (limit: number): Promise<TaskList> {
@@ -397,6 +432,16 @@ class BullmqBackend implements TaskBackend {
       isClient(connection) || isPool(connection) ? null : this.#queue?.disconnect()
     ])
   }
+}
+
+/** Text that Postgres can keep, too. */
+function plain (text: string): string {
+  return text.replaceAll('\0', '\ufffd')
+}
+
+/** The same for JSON text, where a NUL is written as an escape. */
+function clean (json: string): string {
+  return json.replace(/(?<!\\)((?:\\\\)*)\\u0000/g, '$1\ufffd')
 }
 
 /** A task as log lines show it. */

@@ -4,7 +4,7 @@ import { asClass, createContainer, Lifetime } from 'awilix'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
-import backgroundTasks, { defineTask, UnrecoverableError, type BackgroundTasksOptions, type TaskContext, type TaskInfo } from '../../index'
+import backgroundTasks, { defineTask, UnrecoverableError, type BackgroundTasksOptions, type TaskContext, type TaskHandle, type TaskInfo } from '../../index'
 import { runChannel, type RunMessage } from '../../lib/diagnostics'
 import { setPropagation } from '../../lib/propagation'
 import { Handle } from './awilix'
@@ -159,6 +159,36 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
     await app.ready()
     t.equal(await app.backgroundTasks.add(task, 'a string').settled(), 'failed')
     t.equal(await app.backgroundTasks.add(task, 'nothing').settled(), 'failed')
+  })
+
+  t.test('results and errors that a store may have its difficulties with', async t => {
+    const circle: { self?: unknown } = {}
+    circle.self = circle
+    let runs = 0
+    const circular = defineTask('circular', async () => {
+      runs++
+      return circle
+    }, { attempts: 3 })
+    const nul = defineTask('nul', async () => ['a\0b', '\\u0000'])
+    const failing = defineTask('failing', async ({ name, message }: { name: string, message: string }) => {
+      runs++
+      throw Object.assign(new Error(message), { name })
+    }, { attempts: 2, backoff: { type: 'fixed', delay: 1.5 } })
+    const app = await start(t, [circular, nul, failing])
+    await app.ready()
+    const endOf = async (handle: TaskHandle) => {
+      const { id } = handle
+      await app.backgroundTasks.flush()
+      return settledInfo(app, id)
+    }
+    t.match(await endOf(app.backgroundTasks.add(circular)), { state: 'completed' })
+    t.equal(runs, 1, 'what it returns is no reason to run it again')
+    t.match(await endOf(app.backgroundTasks.add({ delay: 0.5 }, nul)), { state: 'completed', result: [/^a.b$/, '\\u0000'] })
+    for (const [name, message] of [['WaitingError', 'x'], ['DelayedError', 'x'], ['Error', 'bullmq:rateLimitExceeded'], ['Error', 'a\0b']] as const) {
+      runs = 0
+      t.match(await endOf(app.backgroundTasks.add(failing, { name, message })), { state: 'failed', attempts: 2 }, message)
+      t.equal(runs, 2)
+    }
   })
 
   t.test('a task that adds one which is not known here fails', async t => {
