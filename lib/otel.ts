@@ -1,5 +1,5 @@
 import {
-  context, metrics, propagation as propagator, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace,
+  context, diag, metrics, propagation as propagator, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace,
   type Attributes, type Context, type Counter, type Histogram, type Meter, type MeterProvider, type Span, type Tracer,
   type TracerProvider, type UpDownCounter
 } from '@opentelemetry/api'
@@ -82,14 +82,14 @@ export class BackgroundTasksInstrumentation {
   /** Runs that have been counted as in flight. */
   readonly #inFlight = new WeakSet<RunMessage>()
   readonly #subscriptions: Array<[Channel, ChannelListener]> = [
-    [addChannel, message => this.#added(message as TaskMessage)],
-    [dropChannel, message => this.#dropped(message as DropMessage)],
-    [retryChannel, message => this.#retried(message as RetryMessage)],
-    [abandonChannel, message => this.#abandoned(message as AbandonMessage)],
-    [settleChannel, message => this.#settled(message as SettleMessage)],
-    [runChannel.start, message => this.#started(message as RunMessage)],
-    [runChannel.end, message => { if (!(message as RunMessage).async) this.#ended(message as RunMessage) }],
-    [runChannel.asyncEnd, message => this.#ended(message as RunMessage)]
+    [addChannel, listener<TaskMessage>(message => this.#added(message))],
+    [dropChannel, listener<DropMessage>(message => this.#dropped(message))],
+    [retryChannel, listener<RetryMessage>(message => this.#retried(message))],
+    [abandonChannel, listener<AbandonMessage>(message => this.#abandoned(message))],
+    [settleChannel, listener<SettleMessage>(message => this.#settled(message))],
+    [runChannel.start, listener<RunMessage>(message => this.#started(message))],
+    [runChannel.end, listener<RunMessage>(message => { if (!message.async) this.#ended(message) })],
+    [runChannel.asyncEnd, listener<RunMessage>(message => this.#ended(message))]
   ]
 
   constructor (config: BackgroundTasksInstrumentationConfig = {}) {
@@ -143,24 +143,24 @@ export class BackgroundTasksInstrumentation {
   readonly #propagation: Propagation = {
     inject: task => {
       const carrier: Carrier = {}
-      propagator.inject(context.active(), carrier)
-      if (task !== null) this.#handedOver(task, carrier)
+      guarded(() => propagator.inject(context.active(), carrier))
+      if (task !== null) guarded(() => this.#handedOver(task, carrier))
       return carrier
     },
 
-    extract: (carrier, fn) => context.with(propagator.extract(ROOT_CONTEXT, carrier), fn),
+    extract: (carrier, fn) => within(() => propagator.extract(ROOT_CONTEXT, carrier), fn),
 
     run: (task, fn) => {
       // None where a subscriber to the start has called the task off.
       const attempt = this.#tasks.get(task)?.attempt ?? null
-      return attempt === null ? fn() : context.with(attempt.context, fn)
+      return attempt === null ? fn() : within(() => attempt.context, fn)
     }
   }
 
   #added ({ task, id, name }: TaskMessage): void {
     this.#tasks.set(task, { added: Date.now(), context: context.active(), send: null, attempt: null, reason: null })
-    trace.getActiveSpan()?.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
     this.#instruments.added.add(1, metricAttributes(name))
+    trace.getActiveSpan()?.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
   }
 
   #handedOver (task: TaskHandle, carrier: Carrier): void {
@@ -180,6 +180,12 @@ export class BackgroundTasksInstrumentation {
     const { task, name, attempt, carrier } = message
     const record = this.#tasks.get(task) ?? foreignTask(carrier)
     this.#tasks.set(task, record)
+    this.#inFlight.add(message)
+    this.#instruments.inFlight.add(1, metricAttributes(name))
+    if (attempt === 1 && record.added !== null) {
+      // The clocks of two machines may differ.
+      this.#instruments.queueTime.record(Math.max(Date.now() - record.added, 0) / 1_000, metricAttributes(name))
+    }
     const origin = trace.getSpanContext(record.context)
     const span = this.#tracer.startSpan(`process ${name}`, {
       kind: SpanKind.CONSUMER,
@@ -188,12 +194,6 @@ export class BackgroundTasksInstrumentation {
       attributes: { ...spanAttributes('process', 'process', message), 'background_task.attempt': attempt }
     }, record.context)
     record.attempt = { span, context: trace.setSpan(record.context, span), begin: performance.now() }
-    this.#inFlight.add(message)
-    this.#instruments.inFlight.add(1, metricAttributes(name))
-    if (attempt === 1 && record.added !== null) {
-      // The clocks of two machines may differ.
-      this.#instruments.queueTime.record(Math.max(Date.now() - record.added, 0) / 1_000, metricAttributes(name))
-    }
   }
 
   #ended (message: RunMessage): void {
@@ -201,8 +201,8 @@ export class BackgroundTasksInstrumentation {
   }
 
   #abandoned ({ task, name }: AbandonMessage): void {
-    this.#tasks.get(task)?.attempt?.span.addEvent('background task abandoned')
     this.#instruments.abandoned.add(1, metricAttributes(name))
+    this.#tasks.get(task)?.attempt?.span.addEvent('background task abandoned')
   }
 
   #retried ({ task, name, error }: RetryMessage): void {
@@ -210,8 +210,8 @@ export class BackgroundTasksInstrumentation {
     const record = this.#tasks.get(task)
     const attempt = record?.attempt ?? null
     if (attempt === null) return
-    this.#endAttempt(attempt, name, 'retried', error)
     record!.attempt = null
+    this.#endAttempt(attempt, name, 'retried', error)
   }
 
   #dropped ({ task, reason }: DropMessage): void {
@@ -235,15 +235,15 @@ export class BackgroundTasksInstrumentation {
 
   #endAttempt ({ span, begin }: AttemptRecord, name: string, outcome: string, error: unknown): void {
     const failed = outcome === 'failed' || outcome === 'retried'
-    span.setAttribute('background_task.outcome', outcome)
-    if (failed) recordFailure(span, error)
-    span.end()
     this.#instruments.runTime.record((performance.now() - begin) / 1_000, {
       ...metricAttributes(name),
       'messaging.system': NAME,
       'messaging.operation.name': 'process',
       ...(failed && { 'error.type': shapeOf(error).type })
     })
+    span.setAttribute('background_task.outcome', outcome)
+    if (failed) recordFailure(span, error)
+    span.end()
   }
 
   /** The end of a task that never began would be seen nowhere: it gets a span of no length. */
@@ -261,12 +261,44 @@ export class BackgroundTasksInstrumentation {
   }
 }
 
+/** Does something of the telemetry. What that throws must not reach the application: the log of OpenTelemetry tells of it. */
+function guarded<T> (action: () => T): T | undefined {
+  try {
+    return action()
+  } catch (error) {
+    try {
+      diag.error(`${NAME}: the telemetry has failed`, error)
+    } catch {
+      // Nobody is left to be told.
+    }
+    return undefined
+  }
+}
+
+function listener<Message> (listen: (message: Message) => void): ChannelListener {
+  return message => { guarded(() => listen(message as Message)) }
+}
+
+/** Calls a function of the application, exactly once, within a context, if the telemetry can provide it. */
+function within<T> (contextOf: () => Context, fn: () => T): T {
+  let end = fn
+  guarded(() => context.with(contextOf(), () => {
+    try {
+      const result = fn()
+      end = () => result
+    } catch (error) {
+      end = () => { throw error }
+    }
+  }))
+  return end()
+}
+
 /** A task that another process has stored, or that was added before the instrumentation was enabled. */
 function foreignTask (carrier: Carrier | null): TaskRecord {
   const added = carrier?.[ADDED]
   return {
     added: added === undefined ? null : Number(added),
-    context: carrier === null ? context.active() : propagator.extract(ROOT_CONTEXT, carrier),
+    context: carrier === null ? context.active() : guarded(() => propagator.extract(ROOT_CONTEXT, carrier)) ?? ROOT_CONTEXT,
     send: null,
     attempt: null,
     reason: null
