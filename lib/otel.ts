@@ -78,9 +78,10 @@ export class BackgroundTasksInstrumentation {
   #givenTracer: Tracer | null = null
   #givenMeter: Meter | null = null
   #givenInstruments: Instruments | null = null
-  readonly #tasks = new WeakMap<TaskHandle, TaskRecord>()
-  /** Runs that have been counted as in flight. */
-  readonly #inFlight = new WeakSet<RunMessage>()
+  #tasks = new WeakMap<TaskHandle, TaskRecord>()
+  /** Runs that are counted as in flight, and where: the provider may be another one at their end. */
+  readonly #inFlight = new Map<RunMessage, UpDownCounter>()
+  readonly #openSpans = new Set<Span>()
   readonly #subscriptions: Array<[Channel, ChannelListener]> = [
     [addChannel, listener<TaskMessage>(message => this.#added(message))],
     [dropChannel, listener<DropMessage>(message => this.#dropped(message))],
@@ -104,11 +105,15 @@ export class BackgroundTasksInstrumentation {
     for (const [channel, listener] of this.#subscriptions) channel.subscribe(listener)
   }
 
+  /** Takes no more notice of what is on its way: it counts as in flight no longer, and its spans end now. */
   disable (): void {
     if (!this.#enabled) return
     this.#enabled = false
     if (propagation() === this.#propagation) setPropagation(null)
     for (const [channel, listener] of this.#subscriptions) channel.unsubscribe(listener)
+    for (const message of this.#inFlight.keys()) guarded(() => this.#ended(message))
+    for (const span of this.#openSpans) guarded(() => this.#endSpan(span))
+    this.#tasks = new WeakMap()
   }
 
   /** Without it, the global provider. */
@@ -169,19 +174,21 @@ export class BackgroundTasksInstrumentation {
     if (record === undefined) return
     carrier[ADDED] = String(record.added)
     // The one before was refused, which the reply or the log has told.
-    record.send?.setStatus({ code: SpanStatusCode.ERROR, message: 'not stored' }).end()
+    if (record.send !== null) this.#endSpan(record.send.setStatus({ code: SpanStatusCode.ERROR, message: 'not stored' }))
     record.send = this.#tracer.startSpan(`send ${task.name}`, {
       kind: SpanKind.PRODUCER,
       attributes: spanAttributes('send', 'send', task)
     }, record.context)
+    this.#openSpans.add(record.send)
   }
 
   #started (message: RunMessage): void {
     const { task, name, attempt, carrier } = message
     const record = this.#tasks.get(task) ?? foreignTask(carrier)
     this.#tasks.set(task, record)
-    this.#inFlight.add(message)
-    this.#instruments.inFlight.add(1, metricAttributes(name))
+    const { inFlight } = this.#instruments
+    this.#inFlight.set(message, inFlight)
+    inFlight.add(1, metricAttributes(name))
     if (attempt === 1 && record.added !== null) {
       // The clocks of two machines may differ.
       this.#instruments.queueTime.record(Math.max(Date.now() - record.added, 0) / 1_000, metricAttributes(name))
@@ -193,11 +200,19 @@ export class BackgroundTasksInstrumentation {
       links: origin === undefined ? [] : [{ context: origin }],
       attributes: { ...spanAttributes('process', 'process', message), 'background_task.attempt': attempt }
     }, record.context)
+    this.#openSpans.add(span)
     record.attempt = { span, context: trace.setSpan(record.context, span), begin: performance.now() }
   }
 
   #ended (message: RunMessage): void {
-    if (this.#inFlight.delete(message)) this.#instruments.inFlight.add(-1, metricAttributes(message.name))
+    const inFlight = this.#inFlight.get(message)
+    this.#inFlight.delete(message)
+    inFlight?.add(-1, metricAttributes(message.name))
+  }
+
+  #endSpan (span: Span): void {
+    this.#openSpans.delete(span)
+    span.end()
   }
 
   #abandoned ({ task, name }: AbandonMessage): void {
@@ -227,7 +242,7 @@ export class BackgroundTasksInstrumentation {
     this.#tasks.delete(task)
     if (record.send !== null) {
       if (state !== 'stored') record.send.setStatus({ code: SpanStatusCode.ERROR, message: record.reason ?? state })
-      record.send.end()
+      this.#endSpan(record.send)
     }
     if (record.attempt !== null) this.#endAttempt(record.attempt, name, state, error)
     else if (state !== 'stored') this.#settledUnrun(record, message)
@@ -243,7 +258,7 @@ export class BackgroundTasksInstrumentation {
     })
     span.setAttribute('background_task.outcome', outcome)
     if (failed) recordFailure(span, error)
-    span.end()
+    this.#endSpan(span)
   }
 
   /** The end of a task that never began would be seen nowhere: it gets a span of no length. */

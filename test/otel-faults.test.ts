@@ -1,9 +1,10 @@
 import { context, diag, propagation, type Context } from '@opentelemetry/api'
+import { AggregationTemporality, InMemoryMetricExporter, MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics'
 import { AlwaysOnSampler, BasicTracerProvider, type Sampler, type SpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
 import { currentCarrier, withCarrier } from '../lib/propagation'
-import { createApp, settled } from './support/server'
+import { createApp, settled, signal } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { telemetry } from './support/telemetry'
 
@@ -102,4 +103,63 @@ test('a context manager, and a log of OpenTelemetry, that throw: the function is
     t.equal(calls, 2)
   }
   t.equal((await runTasks(t)).statusCode, 200)
+})
+
+test('disabled while tasks run: none of them is in flight any more, and their spans end', async t => {
+  const { instrumentation, metric, span, spans } = telemetry(t)
+  const told = complaints(t)
+  const task = defineTask('on its way', async () => {})
+  const backend = new StubBackend()
+  const { app } = await createApp(t, { tasks: [task], backend })
+  const gate = signal()
+  const store = signal()
+  backend.onStore = async tasks => {
+    store.resolve()
+    await gate.promise
+    return tasks.map(({ id }) => id)
+  }
+  const inFlight = (name: string) => metric('background_tasks.in_flight', { 'messaging.destination.name': name })
+  await app.ready()
+  const running = app.backgroundTasks.add({ name: 'running' }, () => gate.promise)
+  const timed = app.backgroundTasks.add({ name: 'abandoned', timeout: 10 }, () => gate.promise)
+  const stored = app.backgroundTasks.add(task)
+  t.equal(await timed.settled(), 'failed')
+  await store.promise
+  t.same([await inFlight('running'), await inFlight('abandoned')], [1, 1])
+  instrumentation.disable()
+  t.same([await inFlight('running'), await inFlight('abandoned')], [0, 0])
+  t.same(spans().map(({ name }) => name).sort(), ['process abandoned', 'process running', 'send on its way'])
+  t.equal(span('process running').attributes['background_task.outcome'], undefined)
+  // What was on its way then is none of its business any more.
+  instrumentation.enable()
+  gate.resolve()
+  t.same(await Promise.all([running.settled(), stored.settled()]), ['completed', 'stored'])
+  t.same([await inFlight('running'), await inFlight('abandoned')], [0, 0])
+  t.equal(spans().length, 3)
+  t.same(told, [])
+})
+
+test('another meter provider while tasks run: each is taken off where it was counted', async t => {
+  const { instrumentation, metric } = telemetry(t)
+  const { app } = await createApp(t)
+  const gate = signal()
+  const begun = signal()
+  await app.ready()
+  const handle = app.backgroundTasks.add({ name: 'running' }, () => {
+    begun.resolve()
+    return gate.promise
+  })
+  await begun.promise
+  const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE)
+  const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 3_600_000 })
+  const meterProvider = new MeterProvider({ readers: [reader] })
+  t.teardown(() => meterProvider.shutdown())
+  instrumentation.setMeterProvider(meterProvider)
+  gate.resolve()
+  t.equal(await handle.settled(), 'completed')
+  t.equal(await metric('background_tasks.in_flight', { 'messaging.destination.name': 'running' }), 0)
+  const { resourceMetrics } = await reader.collect()
+  const names = resourceMetrics.scopeMetrics.flatMap(({ metrics }) => metrics.map(({ descriptor }) => descriptor.name))
+  t.ok(names.includes('background_tasks.settled'))
+  t.notOk(names.includes('background_tasks.in_flight'), 'not less than none')
 })
