@@ -148,10 +148,22 @@ export class BackgroundTasksInstrumentation {
   readonly #propagation: Propagation = {
     inject: task => {
       const carrier: Carrier = {}
-      guarded(() => propagator.inject(context.active(), carrier))
-      if (task !== null) guarded(() => this.#handedOver(task, carrier))
+      guarded(() => {
+        // The span comes first: it is what the other side goes on from.
+        const send = task === null ? undefined : guarded(() => this.#handedOver(task, carrier))
+        propagator.inject(send === undefined ? context.active() : trace.setSpan(context.active(), send), carrier)
+      })
       return carrier
     },
+
+    refused: (task, error) => guarded(() => {
+      const record = this.#tasks.get(task)
+      const send = record?.send ?? null
+      if (send === null) return
+      record!.send = null
+      recordFailure(send, error)
+      this.#endSpan(send)
+    }),
 
     extract: (carrier, fn) => within(() => propagator.extract(ROOT_CONTEXT, carrier), fn),
 
@@ -168,18 +180,17 @@ export class BackgroundTasksInstrumentation {
     trace.getActiveSpan()?.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
   }
 
-  #handedOver (task: TaskHandle, carrier: Carrier): void {
+  #handedOver (task: TaskHandle, carrier: Carrier): Span | undefined {
     const record = this.#tasks.get(task)
     // Added before this was enabled.
-    if (record === undefined) return
+    if (record === undefined) return undefined
     carrier[ADDED] = String(record.added)
-    // The one before was refused, which the reply or the log has told.
-    if (record.send !== null) this.#endSpan(record.send.setStatus({ code: SpanStatusCode.ERROR, message: 'not stored' }))
     record.send = this.#tracer.startSpan(`send ${task.name}`, {
       kind: SpanKind.PRODUCER,
       attributes: spanAttributes('send', 'send', task)
     }, record.context)
     this.#openSpans.add(record.send)
+    return record.send
   }
 
   #started (message: RunMessage): void {
@@ -241,7 +252,7 @@ export class BackgroundTasksInstrumentation {
     if (record === undefined) return
     this.#tasks.delete(task)
     if (record.send !== null) {
-      if (state !== 'stored') record.send.setStatus({ code: SpanStatusCode.ERROR, message: record.reason ?? state })
+      record.send.setAttribute('background_task.outcome', state)
       this.#endSpan(record.send)
     }
     if (record.attempt !== null) this.#endAttempt(record.attempt, name, state, error)
