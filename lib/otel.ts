@@ -11,6 +11,7 @@ import {
 import { propagation, setPropagation, type Carrier, type Propagation } from './propagation'
 import { received } from './received'
 import type { TaskHandle } from './task'
+import { isError } from './thrown'
 
 /** The options of {@link BackgroundTasksInstrumentation}. */
 export interface BackgroundTasksInstrumentationConfig {
@@ -372,7 +373,7 @@ function recordFailure (span: Span, error: unknown): void {
 /** What can be told of something that was thrown. Anything can be, also what fails when it is read. */
 function shapeOf (error: unknown): { type: string, message: string, stack?: string | undefined } {
   try {
-    if (!(error instanceof Error)) return { type: '_OTHER', message: received(error) }
+    if (!isError(error)) return { type: '_OTHER', message: received(error) }
     const { code, name, message, stack } = error as Error & { code?: unknown }
     return { type: typeof code === 'string' ? code : String(name), message: String(message), stack: stack === undefined ? undefined : String(stack) }
   } catch {

@@ -1,6 +1,7 @@
 import { context, diag, propagation, type Context } from '@opentelemetry/api'
 import { AggregationTemporality, InMemoryMetricExporter, MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics'
 import { AlwaysOnSampler, BasicTracerProvider, type Sampler, type SpanProcessor } from '@opentelemetry/sdk-trace-base'
+import { runInNewContext } from 'node:vm'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
 import { currentCarrier, withCarrier } from '../lib/propagation'
@@ -162,4 +163,13 @@ test('another meter provider while tasks run: each is taken off where it was cou
   const names = resourceMetrics.scopeMetrics.flatMap(({ metrics }) => metrics.map(({ descriptor }) => descriptor.name))
   t.ok(names.includes('background_tasks.settled'))
   t.notOk(names.includes('background_tasks.in_flight'), 'not less than none')
+})
+
+test('an error of another realm is an error', async t => {
+  const { span } = telemetry(t)
+  const { app } = await createApp(t)
+  await app.ready()
+  const handle = app.backgroundTasks.add({ name: 'vm' }, () => runInNewContext('throw new RangeError("too far")'))
+  t.equal(await handle.settled(), 'failed')
+  t.match(span('process vm'), { attributes: { 'error.type': 'RangeError' }, status: { message: 'too far' } })
 })
