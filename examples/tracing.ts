@@ -10,14 +10,14 @@ import backgroundTasks from '../index'
 import { BackgroundTasksInstrumentation } from '../lib/otel'
 
 /** What `NodeSDK` of @opentelemetry/sdk-node does in one call. */
-export function startTelemetry (exporter: SpanExporter): FastifyOtelInstrumentation {
+export function startTelemetry (exporter: SpanExporter): { fastifyOtel: FastifyOtelInstrumentation, tracerProvider: BasicTracerProvider } {
   const tracerProvider = new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
   propagation.setGlobalPropagator(new W3CTraceContextPropagator())
   trace.setGlobalTracerProvider(tracerProvider)
   const fastifyOtel = new FastifyOtelInstrumentation()
   registerInstrumentations({ tracerProvider, instrumentations: [fastifyOtel, new BackgroundTasksInstrumentation()] })
-  return fastifyOtel
+  return { fastifyOtel, tracerProvider }
 }
 
 export async function build (fastifyOtel: FastifyOtelInstrumentation): Promise<FastifyInstance> {
@@ -39,9 +39,16 @@ export async function build (fastifyOtel: FastifyOtelInstrumentation): Promise<F
   return app
 }
 
+/** The application first: it waits for tasks, whose spans are to be exported. */
+export async function stop (app: FastifyInstance, tracerProvider: BasicTracerProvider): Promise<void> {
+  await app.close()
+  await tracerProvider.shutdown()
+}
+
 async function main (): Promise<void> {
-  const app = await build(startTelemetry(new ConsoleSpanExporter()))
-  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => app.close())
+  const { fastifyOtel, tracerProvider } = startTelemetry(new ConsoleSpanExporter())
+  const app = await build(fastifyOtel)
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => stop(app, tracerProvider))
   await app.listen({ port: 3000 })
 }
 

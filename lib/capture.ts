@@ -19,6 +19,6 @@ export function capture (task: Task, line: Line): CapturedTask {
     name: task.name,
     args: defined ? [] : task.args as unknown[],
     payload: defined ? parsePayload(task.payload) : undefined,
-    requestId: line.request?.id ?? null
+    requestId: line.requestId
   }
 }

@@ -1,5 +1,5 @@
 import {
-  context, metrics, propagation as propagator, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace,
+  context, diag, metrics, propagation as propagator, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace,
   type Attributes, type Context, type Counter, type Histogram, type Meter, type MeterProvider, type Span, type Tracer,
   type TracerProvider, type UpDownCounter
 } from '@opentelemetry/api'
@@ -11,6 +11,7 @@ import {
 import { propagation, setPropagation, type Carrier, type Propagation } from './propagation'
 import { received } from './received'
 import type { TaskHandle } from './task'
+import { isError } from './thrown'
 
 /** The options of {@link BackgroundTasksInstrumentation}. */
 export interface BackgroundTasksInstrumentationConfig {
@@ -78,18 +79,19 @@ export class BackgroundTasksInstrumentation {
   #givenTracer: Tracer | null = null
   #givenMeter: Meter | null = null
   #givenInstruments: Instruments | null = null
-  readonly #tasks = new WeakMap<TaskHandle, TaskRecord>()
-  /** Runs that have been counted as in flight. */
-  readonly #inFlight = new WeakSet<RunMessage>()
+  #tasks = new WeakMap<TaskHandle, TaskRecord>()
+  /** Runs that are counted as in flight, and where: the provider may be another one at their end. */
+  readonly #inFlight = new Map<RunMessage, UpDownCounter>()
+  readonly #openSpans = new Set<Span>()
   readonly #subscriptions: Array<[Channel, ChannelListener]> = [
-    [addChannel, message => this.#added(message as TaskMessage)],
-    [dropChannel, message => this.#dropped(message as DropMessage)],
-    [retryChannel, message => this.#retried(message as RetryMessage)],
-    [abandonChannel, message => this.#abandoned(message as AbandonMessage)],
-    [settleChannel, message => this.#settled(message as SettleMessage)],
-    [runChannel.start, message => this.#started(message as RunMessage)],
-    [runChannel.end, message => { if (!(message as RunMessage).async) this.#ended(message as RunMessage) }],
-    [runChannel.asyncEnd, message => this.#ended(message as RunMessage)]
+    [addChannel, listener<TaskMessage>(message => this.#added(message))],
+    [dropChannel, listener<DropMessage>(message => this.#dropped(message))],
+    [retryChannel, listener<RetryMessage>(message => this.#retried(message))],
+    [abandonChannel, listener<AbandonMessage>(message => this.#abandoned(message))],
+    [settleChannel, listener<SettleMessage>(message => this.#settled(message))],
+    [runChannel.start, listener<RunMessage>(message => this.#started(message))],
+    [runChannel.end, listener<RunMessage>(message => { if (!message.async) this.#ended(message) })],
+    [runChannel.asyncEnd, listener<RunMessage>(message => this.#ended(message))]
   ]
 
   constructor (config: BackgroundTasksInstrumentationConfig = {}) {
@@ -104,11 +106,15 @@ export class BackgroundTasksInstrumentation {
     for (const [channel, listener] of this.#subscriptions) channel.subscribe(listener)
   }
 
+  /** Takes no more notice of what is on its way: it counts as in flight no longer, and its spans end now. */
   disable (): void {
     if (!this.#enabled) return
     this.#enabled = false
     if (propagation() === this.#propagation) setPropagation(null)
     for (const [channel, listener] of this.#subscriptions) channel.unsubscribe(listener)
+    for (const message of this.#inFlight.keys()) guarded(() => this.#ended(message))
+    for (const span of this.#openSpans) guarded(() => this.#endSpan(span))
+    this.#tasks = new WeakMap()
   }
 
   /** Without it, the global provider. */
@@ -143,43 +149,62 @@ export class BackgroundTasksInstrumentation {
   readonly #propagation: Propagation = {
     inject: task => {
       const carrier: Carrier = {}
-      propagator.inject(context.active(), carrier)
-      if (task !== null) this.#handedOver(task, carrier)
+      guarded(() => {
+        // The span comes first: it is what the other side goes on from.
+        const send = task === null ? undefined : guarded(() => this.#handedOver(task, carrier))
+        propagator.inject(send === undefined ? context.active() : trace.setSpan(context.active(), send), carrier)
+      })
       return carrier
     },
 
-    extract: (carrier, fn) => context.with(propagator.extract(ROOT_CONTEXT, carrier), fn),
+    refused: (task, error) => guarded(() => {
+      const record = this.#tasks.get(task)
+      const send = record?.send ?? null
+      if (send === null) return
+      record!.send = null
+      recordFailure(send, error)
+      this.#endSpan(send)
+    }),
+
+    extract: (carrier, fn) => within(() => propagator.extract(ROOT_CONTEXT, carrier), fn),
 
     run: (task, fn) => {
       // None where a subscriber to the start has called the task off.
       const attempt = this.#tasks.get(task)?.attempt ?? null
-      return attempt === null ? fn() : context.with(attempt.context, fn)
+      return attempt === null ? fn() : within(() => attempt.context, fn)
     }
   }
 
   #added ({ task, id, name }: TaskMessage): void {
     this.#tasks.set(task, { added: Date.now(), context: context.active(), send: null, attempt: null, reason: null })
-    trace.getActiveSpan()?.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
     this.#instruments.added.add(1, metricAttributes(name))
+    trace.getActiveSpan()?.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
   }
 
-  #handedOver (task: TaskHandle, carrier: Carrier): void {
+  #handedOver (task: TaskHandle, carrier: Carrier): Span | undefined {
     const record = this.#tasks.get(task)
     // Added before this was enabled.
-    if (record === undefined) return
+    if (record === undefined) return undefined
     carrier[ADDED] = String(record.added)
-    // The one before was refused, which the reply or the log has told.
-    record.send?.setStatus({ code: SpanStatusCode.ERROR, message: 'not stored' }).end()
     record.send = this.#tracer.startSpan(`send ${task.name}`, {
       kind: SpanKind.PRODUCER,
       attributes: spanAttributes('send', 'send', task)
     }, record.context)
+    this.#openSpans.add(record.send)
+    return record.send
   }
 
   #started (message: RunMessage): void {
     const { task, name, attempt, carrier } = message
     const record = this.#tasks.get(task) ?? foreignTask(carrier)
     this.#tasks.set(task, record)
+    const { inFlight } = this.#instruments
+    this.#inFlight.set(message, inFlight)
+    inFlight.add(1, metricAttributes(name))
+    if (attempt === 1 && record.added !== null) {
+      // The clocks of two machines may differ.
+      this.#instruments.queueTime.record(Math.max(Date.now() - record.added, 0) / 1_000, metricAttributes(name))
+    }
     const origin = trace.getSpanContext(record.context)
     const span = this.#tracer.startSpan(`process ${name}`, {
       kind: SpanKind.CONSUMER,
@@ -187,22 +212,24 @@ export class BackgroundTasksInstrumentation {
       links: origin === undefined ? [] : [{ context: origin }],
       attributes: { ...spanAttributes('process', 'process', message), 'background_task.attempt': attempt }
     }, record.context)
+    this.#openSpans.add(span)
     record.attempt = { span, context: trace.setSpan(record.context, span), begin: performance.now() }
-    this.#inFlight.add(message)
-    this.#instruments.inFlight.add(1, metricAttributes(name))
-    if (attempt === 1 && record.added !== null) {
-      // The clocks of two machines may differ.
-      this.#instruments.queueTime.record(Math.max(Date.now() - record.added, 0) / 1_000, metricAttributes(name))
-    }
   }
 
   #ended (message: RunMessage): void {
-    if (this.#inFlight.delete(message)) this.#instruments.inFlight.add(-1, metricAttributes(message.name))
+    const inFlight = this.#inFlight.get(message)
+    this.#inFlight.delete(message)
+    inFlight?.add(-1, metricAttributes(message.name))
+  }
+
+  #endSpan (span: Span): void {
+    this.#openSpans.delete(span)
+    span.end()
   }
 
   #abandoned ({ task, name }: AbandonMessage): void {
-    this.#tasks.get(task)?.attempt?.span.addEvent('background task abandoned')
     this.#instruments.abandoned.add(1, metricAttributes(name))
+    this.#tasks.get(task)?.attempt?.span.addEvent('background task abandoned')
   }
 
   #retried ({ task, name, error }: RetryMessage): void {
@@ -210,8 +237,8 @@ export class BackgroundTasksInstrumentation {
     const record = this.#tasks.get(task)
     const attempt = record?.attempt ?? null
     if (attempt === null) return
-    this.#endAttempt(attempt, name, 'retried', error)
     record!.attempt = null
+    this.#endAttempt(attempt, name, 'retried', error)
   }
 
   #dropped ({ task, reason }: DropMessage): void {
@@ -226,8 +253,8 @@ export class BackgroundTasksInstrumentation {
     if (record === undefined) return
     this.#tasks.delete(task)
     if (record.send !== null) {
-      if (state !== 'stored') record.send.setStatus({ code: SpanStatusCode.ERROR, message: record.reason ?? state })
-      record.send.end()
+      record.send.setAttribute('background_task.outcome', state)
+      this.#endSpan(record.send)
     }
     if (record.attempt !== null) this.#endAttempt(record.attempt, name, state, error)
     else if (state !== 'stored') this.#settledUnrun(record, message)
@@ -235,15 +262,15 @@ export class BackgroundTasksInstrumentation {
 
   #endAttempt ({ span, begin }: AttemptRecord, name: string, outcome: string, error: unknown): void {
     const failed = outcome === 'failed' || outcome === 'retried'
-    span.setAttribute('background_task.outcome', outcome)
-    if (failed) recordFailure(span, error)
-    span.end()
     this.#instruments.runTime.record((performance.now() - begin) / 1_000, {
       ...metricAttributes(name),
       'messaging.system': NAME,
       'messaging.operation.name': 'process',
       ...(failed && { 'error.type': shapeOf(error).type })
     })
+    span.setAttribute('background_task.outcome', outcome)
+    if (failed) recordFailure(span, error)
+    this.#endSpan(span)
   }
 
   /** The end of a task that never began would be seen nowhere: it gets a span of no length. */
@@ -261,12 +288,44 @@ export class BackgroundTasksInstrumentation {
   }
 }
 
+/** Does something of the telemetry. What that throws must not reach the application: the log of OpenTelemetry tells of it. */
+function guarded<T> (action: () => T): T | undefined {
+  try {
+    return action()
+  } catch (error) {
+    try {
+      diag.error(`${NAME}: the telemetry has failed`, error)
+    } catch {
+      // Nobody is left to be told.
+    }
+    return undefined
+  }
+}
+
+function listener<Message> (listen: (message: Message) => void): ChannelListener {
+  return message => { guarded(() => listen(message as Message)) }
+}
+
+/** Calls a function of the application, exactly once, within a context, if the telemetry can provide it. */
+function within<T> (contextOf: () => Context, fn: () => T): T {
+  let end = fn
+  guarded(() => context.with(contextOf(), () => {
+    try {
+      const result = fn()
+      end = () => result
+    } catch (error) {
+      end = () => { throw error }
+    }
+  }))
+  return end()
+}
+
 /** A task that another process has stored, or that was added before the instrumentation was enabled. */
 function foreignTask (carrier: Carrier | null): TaskRecord {
   const added = carrier?.[ADDED]
   return {
     added: added === undefined ? null : Number(added),
-    context: carrier === null ? context.active() : propagator.extract(ROOT_CONTEXT, carrier),
+    context: carrier === null ? context.active() : guarded(() => propagator.extract(ROOT_CONTEXT, carrier)) ?? ROOT_CONTEXT,
     send: null,
     attempt: null,
     reason: null
@@ -314,7 +373,7 @@ function recordFailure (span: Span, error: unknown): void {
 /** What can be told of something that was thrown. Anything can be, also what fails when it is read. */
 function shapeOf (error: unknown): { type: string, message: string, stack?: string | undefined } {
   try {
-    if (!(error instanceof Error)) return { type: '_OTHER', message: received(error) }
+    if (!isError(error)) return { type: '_OTHER', message: received(error) }
     const { code, name, message, stack } = error as Error & { code?: unknown }
     return { type: typeof code === 'string' ? code : String(name), message: String(message), stack: stack === undefined ? undefined : String(stack) }
   } catch {

@@ -11,6 +11,8 @@ export type Carrier = Record<string, string>
 export interface Propagation {
   /** What is active where this is called. `task` is one on its way to the backend; its own async context is active then. */
   inject (task: TaskHandle | null): Carrier
+  /** The backend has not taken a task that {@link inject} was called with. */
+  refused (task: TaskHandle, error: unknown): void
   /** Calls a function so that what the carrier has is active in it. */
   extract<T> (carrier: Carrier, fn: () => T): T
   /** Calls the function of a task, whose run has just been announced, so that this run is active in it. */

@@ -287,7 +287,10 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
   try {
     ids = await stored
   } catch (error) {
-    for (const task of tasks) if (task.status === PENDING) ledger.move(task, COLLECTING)
+    for (const task of tasks) {
+      if (task.status === PENDING) ledger.move(task, COLLECTING)
+      propagation()?.refused(task, error)
+    }
     throw error
   }
   tasks.forEach((task, index) => {

@@ -162,3 +162,10 @@ test('a late add by way of the scope warns once the run is over', async t => {
   t.equal(warning.code, 'FST_BGT_LATE_ADD')
   await settled(app, { completed: 2 })
 })
+
+test("mode: 'capture' knows the request of a task that comes after it", async t => {
+  const { app, request } = await oneRequest(t, () => {}, {}, { mode: 'capture' })
+  await app.inject('/')
+  await tasksOf(request).add({ name: 'late' }, () => {}).settled()
+  t.same(app.backgroundTasks.captured, [{ name: 'late', args: [], payload: undefined, requestId: request.id }])
+})

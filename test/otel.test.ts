@@ -219,6 +219,7 @@ test('from web to worker through Redis, the trace shows one story', { skip: noRe
   const { traceId } = request.spanContext()
   t.match(span('send resize'), { kind: SpanKind.PRODUCER, status: { code: SpanStatusCode.UNSET } })
   t.equal(span('send resize').spanContext().traceId, traceId)
+  t.equal(span('send resize').parentSpanContext!.spanId, added)
 
   const worker = Fastify({ logger: { level: 'silent' } })
   t.teardown(() => worker.close())
@@ -228,7 +229,8 @@ test('from web to worker through Redis, the trace shows one story', { skip: noRe
   t.same(attempts.map(({ attributes }) => [attributes['background_task.attempt'], attributes['background_task.outcome']]), [[1, 'retried'], [2, 'completed']])
   for (const attempt of attempts) {
     t.equal(attempt.spanContext().traceId, traceId)
-    t.same(attempt.links.map(({ context }) => context.spanId), [added])
+    t.ok(isParent(span('send resize'), attempt))
+    t.same(attempt.links.map(({ context }) => context.spanId), [idOf(span('send resize'))])
     t.match(attempt.attributes, { 'messaging.message.id': id, 'messaging.message.conversation_id': 'req-1' })
     t.equal(spans('disk').filter(disk => isParent(attempt, disk)).length, 1)
   }
@@ -264,15 +266,55 @@ test('a hand-over that fails, and one that finds its task called off', async t =
     }
     return 'x'
   })
+  app.get('/refuse', async function handler (request) {
+    const handle = request.backgroundTasks.add(task)
+    backend.onStore = async () => {
+      await handle.cancel()
+      throw new Error('full')
+    }
+    return 'x'
+  })
   const { url } = await listen(app)
+  const sent = () => telemetry_.spans('send kept').map(({ status: { code }, attributes, events }) => [
+    code === SpanStatusCode.ERROR, attributes['error.type'], attributes['background_task.outcome'], events.length
+  ])
   t.equal((await fetch(url)).status, 200)
-  t.same(telemetry_.spans('send kept').map(({ status }) => status), [{ code: SpanStatusCode.ERROR, message: 'not stored' }, { code: SpanStatusCode.UNSET }])
+  const failed = [true, 'FST_BGT_STORE_FAILED', undefined, 1]
+  t.same(sent(), [failed, [false, undefined, 'stored', 0]])
+  t.match(telemetry_.spans('send kept')[0]!.status.message, /full/)
   t.equal((await fetch(`${url}/dedupe`)).status, 200)
-  t.match(telemetry_.spans('send kept')[2]!.status, { code: SpanStatusCode.ERROR, message: 'its dedupe id is taken by task another' })
+  t.same(sent()[2], [false, undefined, 'dropped', 0])
+  t.equal(telemetry_.span('dropped kept').attributes['background_task.reason'], 'its dedupe id is taken by task another')
   t.equal((await fetch(`${url}/cancel`)).status, 200)
-  t.match(telemetry_.spans('send kept')[3]!.status, { code: SpanStatusCode.ERROR, message: 'cancelled' })
-  t.equal(telemetry_.spans('cancelled kept').length, 1)
+  t.same(sent()[3], [false, undefined, 'cancelled', 0])
+  t.equal((await fetch(`${url}/refuse`)).status, 503)
+  t.same(sent()[4], [false, undefined, 'cancelled', 0], 'it was called off before it was refused')
+  t.equal(telemetry_.spans('cancelled kept').length, 2)
 })
+
+for (const separateTraces of [false, true]) {
+  test(`a stored task goes on from the span that sent it, separateTraces: ${separateTraces}`, async t => {
+    const telemetry_ = telemetry(t, { separateTraces })
+    const task = defineTask('kept', async () => {})
+    const backend = new StubBackend()
+    const app = await tracedApp(t, telemetry_, { tasks: [task], backend })
+    app.get('/', async function handler (request) {
+      request.backgroundTasks.add(task)
+      return 'x'
+    })
+    const { url } = await listen(app)
+    await fetch(url)
+    const stored = backend.written[0]![0]!
+    const send = telemetry_.span('send kept')
+    const { traceId, spanId } = send.spanContext()
+    t.equal(stored.carrier!.traceparent, `00-${traceId}-${spanId}-01`)
+    t.same(await backend.deliver(stored), { state: 'completed', result: undefined })
+    const attempt = telemetry_.span('process kept')
+    t.same(attempt.links.map(({ context }) => context.spanId), [spanId])
+    t.equal(isParent(send, attempt), !separateTraces)
+    t.equal(attempt.spanContext().traceId === traceId, !separateTraces)
+  })
+}
 
 test('the carrier of an attempt goes to another thread or process, and is active there', async t => {
   const telemetry_ = telemetry(t)

@@ -11,7 +11,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { createRequire } from 'node:module'
 const { setPropagation } = createRequire(import.meta.url)(${JSON.stringify(join(folder, 'lib', 'propagation.js'))})
 const active = new AsyncLocalStorage()
-setPropagation({ inject: () => ({}), extract: (carrier, fn) => active.run(carrier, fn), run: (task, fn) => fn() })
+setPropagation({ inject: () => ({}), refused: () => {}, extract: (carrier, fn) => active.run(carrier, fn), run: (task, fn) => fn() })
 export default async () => active.getStore()
 `
 

@@ -436,7 +436,7 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
 
   t.test('what an instrumentation sends along comes with every attempt', async t => {
     const carrier = { traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', 'x-a key': 'ä "value"' }
-    setPropagation({ inject: () => carrier, extract: (_carrier, fn) => fn(), run: (_task, fn) => fn() })
+    setPropagation({ inject: () => carrier, refused: () => {}, extract: (_carrier, fn) => fn(), run: (_task, fn) => fn() })
     t.teardown(() => setPropagation(null))
     const task = defineTask('traced', async (_payload: undefined, ctx: TaskContext) => { if (ctx.attempt === 1) throw new Error('boom') }, { attempts: 2 })
     const plain = defineTask('untraced', async () => {})
