@@ -47,6 +47,11 @@ export class Report {
     this.#error(line, 'FST_BGT_DISPOSAL_FAILED', 'disposing a DI scope after its background tasks failed', error, task)
   }
 
+  /** A backend would not take how far a task has come. */
+  progressFailed (task: Task, line: Line, error: unknown): void {
+    this.#error(line, 'FST_BGT_PROGRESS_FAILED', 'progress of a background task could not be passed on', error, task)
+  }
+
   /** At close: the task will not end, or will not begin, in this process. */
   unfinished (task: Task, line: Line, error: Error): void {
     const message = 'background task did not end before the application closed'
@@ -95,9 +100,14 @@ export class Report {
       if (level === 'debug' && log.isLevelEnabled?.('debug') === false) return
       log[level](fields(), message)
     } catch (error) {
-      warn('FST_BGT_LOG_FAILED', `${message}; logging it failed`, text(error))
+      logFailed(message, error)
     }
   }
+}
+
+/** What was to be logged has made the logger throw. */
+export function logFailed (message: string, error: unknown): void {
+  warn('FST_BGT_LOG_FAILED', `${message}; logging it failed`, text(error))
 }
 
 function warn (code: string, message: string, detail: string): void {

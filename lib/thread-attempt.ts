@@ -5,7 +5,7 @@ import type { Attempt } from './attempt'
 import { FST_BGT_THREAD_DIED } from './errors'
 import { currentCarrier } from './propagation'
 import { received } from './received'
-import { describe } from './report'
+import { describe, logFailed } from './report'
 import { Snapshot } from './snapshot'
 import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
 import { decodeThrown, encodeThrown } from './thrown'
@@ -52,12 +52,13 @@ export class ThreadAttempt {
       await pool.run({ ...request, port: port2 }, { signal: this.#thread.signal, transferList: [port2, ...transfer] })
     } catch (error) {
       died = this.#thread.signal.aborted ? this.#thread.signal.reason : error
+    } finally {
+      signal.removeEventListener('abort', abort)
+      clearTimeout(grace)
+      // Whatever the thread has said, it has said before its end.
+      for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) this.#receive(next.message)
+      port.close()
     }
-    signal.removeEventListener('abort', abort)
-    clearTimeout(grace)
-    // Whatever the thread has said, it has said before its end.
-    for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) this.#receive(next.message)
-    port.close()
     const end = this.#end as ThreadEnd | null
     // Not the task's failure, but somebody's.
     if (end !== null && died !== undefined && !this.#thread.signal.aborted) logEnd(this.#attempt.line.runtime.log, died)
@@ -97,17 +98,32 @@ export class ThreadAttempt {
       case 'begun':
         this.#begun = true
         return this.#attempt.begin()
-      case 'progress': return this.#attempt.progress(message.value)
+      case 'progress': return this.#progress(message.value)
       case 'log': return this.#write(message)
       default: this.#end = message
     }
   }
 
+  /* What throws in here would do so in an event of the port, and end the process. */
+
+  #progress (value: unknown): void {
+    const { task, line } = this.#attempt
+    try {
+      this.#attempt.progress(value)
+    } catch (error) {
+      line.runtime.report.progressFailed(task, line, error)
+    }
+  }
+
   #write ({ level, fields, errors, rest }: LogMessage): void {
     const { task, line } = this.#attempt
-    this.#log ??= line.log.child({ task: describe(task) })
-    const decoded = Object.fromEntries(Object.entries(errors).map(([name, thrown]) => [name, decodeThrown(thrown)]))
-    this.#log[level]({ ...fields, ...decoded }, ...rest as [string])
+    try {
+      this.#log ??= line.log.child({ task: describe(task) })
+      const decoded = Object.fromEntries(Object.entries(errors).map(([name, thrown]) => [name, decodeThrown(thrown)]))
+      this.#log[level]({ ...fields, ...decoded }, ...rest as [string])
+    } catch (error) {
+      logFailed(`a line of the background task '${task.name}'`, error)
+    }
   }
 }
 
