@@ -49,7 +49,7 @@ export class Attempt {
     this.#end(true, result)
   }
 
-  /** The function is about to be called: lets the attempt's time begin. */
+  /** The function is about to be called, or loaded by its thread: lets the attempt's time begin. */
   begin (): void {
     const { timeout } = this.#spec
     if (timeout === 0 || this.#ended || this.#reason !== null) return

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Piscina } from 'piscina'
-import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
 import type { Attempt } from './attempt'
 import { FST_BGT_THREAD_DIED } from './errors'
 import { currentCarrier } from './propagation'
@@ -25,7 +25,9 @@ export class ThreadAttempt {
   readonly #carrier = currentCarrier()
   readonly #thread = new AbortController()
   #log: FastifyBaseLogger | null = null
-  #begun = false
+  #arrived = false
+  /** Set by `run`. */
+  #port!: MessagePort
   #end: ThreadEnd | null = null
 
   constructor (attempt: Attempt, file: string) {
@@ -39,6 +41,7 @@ export class ThreadAttempt {
     const { signal } = this
     const { task } = this.#attempt
     const { port1: port, port2 } = new MessageChannel()
+    this.#port = port
     let grace: NodeJS.Timeout | undefined
     const abort = () => {
       port.postMessage(encodeThrown(signal.reason))
@@ -56,7 +59,7 @@ export class ThreadAttempt {
       signal.removeEventListener('abort', abort)
       clearTimeout(grace)
       // Whatever the thread has said, it has said before its end.
-      for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) this.#receive(next.message)
+      this.#receiveAll()
       port.close()
     }
     const end = this.#end as ThreadEnd | null
@@ -68,9 +71,10 @@ export class ThreadAttempt {
     throw threadDied(task.name, died)
   }
 
-  /** A thread could not start: the attempt fails, if it may have been this one's. */
+  /** A thread has failed with no task on it: the attempt fails, if that may have been the thread that was started for it. */
   threadFailed (error: Error): void {
-    if (!this.#begun) this.#thread.abort(error)
+    this.#receiveAll()
+    if (!this.#arrived) this.#thread.abort(error)
   }
 
   #request (): Omit<ThreadRequest, 'port'> & { transfer: readonly ArrayBuffer[] } {
@@ -93,10 +97,14 @@ export class ThreadAttempt {
     }
   }
 
+  #receiveAll (): void {
+    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#receive(next.message)
+  }
+
   #receive (message: ThreadMessage): void {
     switch (message.type) {
-      case 'begun':
-        this.#begun = true
+      case 'arrived':
+        this.#arrived = true
         return this.#attempt.begin()
       case 'progress': return this.#progress(message.value)
       case 'log': return this.#write(message)

@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs'
 import { test, type Test } from 'tap'
 import { defineTask, type DefinitionOptions, type ThreadOptions } from '../index'
 import { createApp, settled } from './support/server'
@@ -76,4 +77,30 @@ test('nor by one that comes between its result and the next task', async t => {
   await settled(app, { completed: 1 })
   t.match(await app.backgroundTasks.find(id), { result: { n: 1 } })
   t.match(log.find(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it'), { level: 50, err: { message: 'worker exited with code: 5' } })
+})
+
+test('nor is one whose module is being loaded by another thread', async t => {
+  const file = moduleFile(t, '', 'txt')
+  const loading = JSON.stringify(`${file}.loading`)
+  const ended = `${file}.ended`
+  const imports = `
+    import { existsSync, writeFileSync } from 'node:fs'
+    import { setTimeout as sleep } from 'node:timers/promises'`
+  const leaves = defineTask('leaves', moduleFile(t, `${imports}
+    export default async () => {
+      while (!existsSync(${loading})) await sleep(5)
+      setTimeout(() => { throw new Error('left behind') }, 20)
+    }`))
+  const loads = defineTask('loads', moduleFile(t, `${imports}
+    writeFileSync(${loading}, '')
+    while (!existsSync(${JSON.stringify(ended)})) await sleep(5)
+    export default () => {}`))
+  const { app, log } = await createApp(t, { tasks: [leaves, loads], threads: { max: 2 } })
+  // Before the application is ready: it would load the modules itself.
+  app.backgroundTasks.add(leaves)
+  const handle = app.backgroundTasks.add(loads)
+  while (!log.some(({ err }) => err?.message === 'left behind')) await new Promise(resolve => { setTimeout(resolve, 5) })
+  writeFileSync(ended, '')
+  t.equal(await handle.settled(), 'completed')
+  await settled(app, { completed: 2 })
 })

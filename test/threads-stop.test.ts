@@ -51,6 +51,8 @@ test('the signal aborts with the reason; a handler that listens can clean up, an
     }`))
   const where = defineTask<undefined, number>('where', moduleFile(t, WHERE))
   const { app } = await createApp(t, { tasks: [listens, where], threads: { max: 1 } })
+  // With both modules loaded, which would otherwise be part of the time.
+  await app.ready()
   for (const [options, state, code] of [[{ timeout: 20 }, 'failed', 'FST_BGT_TIMEOUT'], [{}, 'cancelled', 'FST_BGT_CANCELLED']] as const) {
     const handle = app.backgroundTasks.add(options, listens)
     const { id } = handle
@@ -114,4 +116,17 @@ test('a task that has timed out is tried again on another thread', async t => {
   const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } })
   t.equal(await resultOf(app, task), 2)
   await settled(app, { completed: 1, retried: 1 })
+})
+
+test('a module that does not load has its timeout, too', async t => {
+  const hangs = defineTask('hangs', moduleFile(t, `
+    await new Promise(resolve => { setTimeout(resolve, 60_000) })
+    export default () => {}`), { timeout: 50 })
+  const where = defineTask<undefined, number>('where', moduleFile(t, WHERE))
+  const { app, log } = await createApp(t, { tasks: [hangs, where], threads: { max: 1 } })
+  // Before the application is ready, and so before it has been tried: it would not be.
+  t.equal(await app.backgroundTasks.add(hangs).settled(), 'failed')
+  t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_TIMEOUT' } })
+  t.type(await resultOf(app, where), 'number')
+  await settled(app, { failed: 1, completed: 1 })
 })
