@@ -58,7 +58,7 @@ test('the signal, whose reason goes back as what it is', async t => {
   const said = await attempt(t, text, {}, port => {
     port.on('message', ({ type }) => { if (type === 'progress') port.postMessage(encodeThrown(new Error('enough'))) })
   })
-  t.match(said, [{ type: 'arrived' }, { type: 'progress' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', cause: { kind: 'reason' } } }])
+  t.match(said, [{ type: 'arrived' }, { type: 'progress' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', nested: { cause: { kind: 'reason' } } } }])
 })
 
 test('an attempt that is given up while its module loads does not begin', async t => {
