@@ -5,7 +5,7 @@ import type { Attempt } from './attempt'
 import { FST_BGT_THREAD_DIED } from './errors'
 import { currentCarrier } from './propagation'
 import { received } from './received'
-import { describe, logFailed } from './report'
+import { describe, logFailed, type TaskDescription } from './report'
 import { Snapshot } from './snapshot'
 import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
 import { decodeThrown, encodeThrown } from './thrown'
@@ -24,6 +24,8 @@ export class ThreadAttempt {
   /** Taken where the run is active; it may have to wait for a thread. */
   readonly #carrier = currentCarrier()
   readonly #thread = new AbortController()
+  /** Taken before the next attempt begins: that may be while this one still has its grace. */
+  readonly #description: TaskDescription
   #log: FastifyBaseLogger | null = null
   #arrived = false
   /** Set by `run`. */
@@ -34,6 +36,7 @@ export class ThreadAttempt {
     this.#attempt = attempt
     this.#file = file
     this.signal = attempt.signal
+    this.#description = describe(attempt.task)
   }
 
   /** Runs the attempt on a thread of the pool. */
@@ -64,7 +67,7 @@ export class ThreadAttempt {
     }
     const end = this.#end as ThreadEnd | null
     // Not the task's failure, but somebody's.
-    if (end !== null && died !== undefined && !this.#thread.signal.aborted) logEnd(this.#attempt.line.runtime.log, died)
+    if (end !== null && died !== undefined && !this.#thread.signal.aborted) this.#attempt.line.runtime.report.threadEnded(died)
     if (end?.type === 'completed') return end.result
     if (end !== null) throw decodeThrown(end.thrown, signal)
     if (signal.aborted) throw signal.reason
@@ -126,18 +129,13 @@ export class ThreadAttempt {
   #write ({ level, fields, errors, rest }: LogMessage): void {
     const { task, line } = this.#attempt
     try {
-      this.#log ??= line.log.child({ task: describe(task) })
+      this.#log ??= line.log.child({ task: this.#description })
       const decoded = Object.fromEntries(Object.entries(errors).map(([name, thrown]) => [name, decodeThrown(thrown)]))
       this.#log[level]({ ...fields, ...decoded }, ...rest as [string])
     } catch (error) {
       logFailed(`a line of the background task '${task.name}'`, error)
     }
   }
-}
-
-/** Tells of a thread that has ended with no task on it: what one of its tasks has left behind has failed. */
-export function logEnd (log: FastifyBaseLogger, err: unknown): void {
-  log.error({ err }, 'a thread of background tasks ended while no task ran on it')
 }
 
 /** The error of a task whose thread has ended under it. */

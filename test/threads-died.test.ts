@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { test, type Test } from 'tap'
 import { defineTask, type DefinitionOptions, type ThreadOptions } from '../index'
@@ -103,4 +104,18 @@ test('nor is one whose module is being loaded by another thread', async t => {
   writeFileSync(ended, '')
   t.equal(await handle.settled(), 'completed')
   await settled(app, { completed: 2 })
+})
+
+test('without a logger, the end of a thread with no task on it is a process warning', async t => {
+  const leaves = defineTask('leaves', moduleFile(t, `
+    export default () => { setTimeout(() => { throw new Error('left behind') }, 20) }`))
+  const { app } = await createApp(t, { tasks: [leaves] }, { logger: false })
+  const warned = once(process, 'warning')
+  // An idle thread keeps no process.
+  const timer = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(timer))
+  app.backgroundTasks.add(leaves)
+  t.match(await warned, [{
+    code: 'FST_BGT_THREAD_ENDED', message: 'a thread of background tasks ended while no task ran on it', detail: /left behind/
+  }])
 })

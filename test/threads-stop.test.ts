@@ -1,3 +1,4 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { readFileSync } from 'node:fs'
 import { test } from 'tap'
 import { defineTask } from '../index'
@@ -89,8 +90,16 @@ test('cancel() of one that waits for a thread', async t => {
   const waits = app.backgroundTasks.add(marks)
   await turns()
   t.equal(waits.state, 'running')
-  t.equal(await waits.cancel(), true)
-  t.equal(app.backgroundTasks.stats().abandoned, 0, 'it is over at once')
+  const abandoned: unknown[] = []
+  const onAbandon = (message: unknown) => { abandoned.push(message) }
+  subscribe('fastify-background-tasks.abandon', onAbandon)
+  t.teardown(() => unsubscribe('fastify-background-tasks.abandon', onAbandon))
+  const cancelled = waits.cancel()
+  t.equal(app.backgroundTasks.stats().abandoned, 0, 'nothing of it runs')
+  t.equal(await cancelled, true)
+  await turns()
+  t.equal(app.backgroundTasks.stats().abandoned, 0)
+  t.same(abandoned, [])
   t.equal(await busy.cancel(), true)
   t.equal(readFileSync(marker, 'utf8'), '')
 })
@@ -129,4 +138,20 @@ test('a module that does not load has its timeout, too', async t => {
   t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_TIMEOUT' } })
   t.type(await resultOf(app, where), 'number')
   await settled(app, { failed: 1, completed: 1 })
+})
+
+test('what is logged after the timeout is that attempt\'s, although the next one has begun', async t => {
+  const task = defineTask('task', moduleFile(t, `
+    import { once } from 'node:events'
+    import { setTimeout as sleep } from 'node:timers/promises'
+    export default async (payload, { attempt, log, signal }) => {
+      if (attempt === 2) return
+      await once(signal, 'abort')
+      await sleep(50)
+      log.info('cleaned up')
+    }`), { attempts: 2, timeout: 300 })
+  const { app, log } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  await app.ready()
+  t.equal(await app.backgroundTasks.add(task).settled(), 'completed')
+  t.match(log.find(({ msg }) => msg === 'cleaned up'), { task: { name: 'task', attempt: 1 } })
 })
