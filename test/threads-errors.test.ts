@@ -96,7 +96,7 @@ test('a code that is not a field of the error itself', async t => {
 })
 
 test('an AggregateError, and errors in other fields, keep what they consist of', async t => {
-  const failed = "(code, cause) => Object.assign(new RangeError(code, { cause }), { code })"
+  const failed = '(code, cause) => Object.assign(new RangeError(code, { cause }), { code })'
   const error = await thrownBy(t, `
     const failed = ${failed}
     export default () => Promise.any([Promise.reject(failed('E_1', failed('E_CAUSE'))), Promise.reject('text')])`)
