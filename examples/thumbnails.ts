@@ -11,9 +11,11 @@ export interface Options {
   width?: number
 }
 
+const KEPT = 100
+
 /** Takes pictures, and makes thumbnails of them on worker threads while it goes on answering. */
 export async function build ({ logger = false, width = 400 }: Options = {}): Promise<FastifyInstance> {
-  const app = Fastify({ logger, bodyLimit: 50 * 1024 * 1024 })
+  const app = Fastify({ logger, bodyLimit: 10 * 1024 * 1024 })
 
   // In an ES module: new URL('./thumbnail.js', import.meta.url)
   const makeThumbnail = defineTask<Picture, Thumbnail>('thumbnail', join(__dirname, 'thumbnail.js'), {
@@ -22,8 +24,9 @@ export async function build ({ logger = false, width = 400 }: Options = {}): Pro
     transfer: ({ image }) => [image],
     timeout: 60_000
   })
-  await app.register(backgroundTasks, { tasks: [makeThumbnail], threads: { maxQueue: 100 } })
+  await app.register(backgroundTasks, { tasks: [makeThumbnail], threads: { maxQueue: 20 } })
 
+  /** The last ones, by the id of their task. */
   const pictures = new Map<string, string>()
 
   app.addContentTypeParser(/^image\//, { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
@@ -32,6 +35,7 @@ export async function build ({ logger = false, width = 400 }: Options = {}): Pro
     const { name } = request.params
     const { id } = request.backgroundTasks.add(makeThumbnail, { name, image: request.body, width })
     pictures.set(id, name)
+    if (pictures.size > KEPT) pictures.delete(pictures.keys().next().value as string)
     reply.code(202).header('location', `/thumbnails/${id}`)
     return { id }
   })

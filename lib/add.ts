@@ -75,6 +75,9 @@ function threadedTask (line: Line, fn: TaskDefinition, payload: unknown, spec: T
   ledger.admit()
   threads?.admit()
   const task = new Task(line, fn, [spec.local ? takeSnapshot(name, payload, transfer) : serializePayload(name, payload)], spec)
+  // Once more: what copies the payload calls functions of the user's, which may have added. From here on nothing refuses.
+  ledger.admit()
+  threads?.admit()
   threads?.accept(task)
   return task
 }

@@ -19,7 +19,11 @@ export class Attempt {
   readonly #spec: TaskSpec
   #controller: AbortController | null = null
   #diScope: Container | undefined
+  /** It waits for a thread: nothing runs of it. */
+  waits = false
   #ended = false
+  /** Counted as such. */
+  #abandoned = false
   #timer: NodeJS.Timeout | undefined
   /** Why the attempt was given up; the function may still run then. */
   #reason: unknown = null
@@ -49,7 +53,7 @@ export class Attempt {
     this.#end(true, result)
   }
 
-  /** The function is about to be called: lets the attempt's time begin. */
+  /** The function is about to be called, or loaded by its thread: lets the attempt's time begin. */
   begin (): void {
     const { timeout } = this.#spec
     if (timeout === 0 || this.#ended || this.#reason !== null) return
@@ -77,8 +81,9 @@ export class Attempt {
     this.#detach()
     this.#ended = true
     if (this.#diScope !== undefined) disposeScope(this.#diScope, this.line, this.task)
-    if (this.#reason !== null) this.line.runtime.ledger.ended(this.line)
-    else if (fulfilled) this.#executor.completed(this.task, this.line, value)
+    if (this.#abandoned) this.line.runtime.ledger.ended(this.line)
+    if (this.#reason !== null) return
+    if (fulfilled) this.#executor.completed(this.task, this.line, value)
     else this.#executor.failed(this.task, this.line, value)
   }
 
@@ -124,8 +129,11 @@ export class Attempt {
   giveUp (reason: unknown): void {
     this.#detach()
     this.#reason = reason
-    this.line.runtime.ledger.abandon(this.line)
-    publishAbandon(this.task, this.line, reason)
+    if (!this.waits) {
+      this.#abandoned = true
+      this.line.runtime.ledger.abandon(this.line)
+      publishAbandon(this.task, this.line, reason)
+    }
     this.#controller?.abort(reason)
   }
 

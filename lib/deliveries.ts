@@ -56,7 +56,7 @@ export function deliverTo (runtime: Runtime): Deliver {
     const { id, name, label, payload, timeout, attempts } = delivery.task
     const line = new DeliveryLine(runtime, delivery)
     const leave = (reason: Error, delay: number): DeliveryEnd => {
-      runtime.report.leftToAnother(delivery.task, line, reason)
+      runtime.report.leftToAnother(delivery, line, reason)
       return { state: 'not attempted', reason, delay }
     }
     // Handed out while the application was about to close: nothing would run it.

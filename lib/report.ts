@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { createWarning } from 'process-warning'
-import type { StoredTask } from './backends/backend'
+import type { Delivery } from './backends/backend'
 import { publishRetry } from './diagnostics'
 import type { Line } from './line'
 import type { ResolvedOptions } from './options'
@@ -20,10 +20,12 @@ export const lateAddWarning = createWarning({
 /** Tells the user what became of a task: by the log, by `onError`, and where there is no log by a process warning. */
 export class Report {
   readonly #onError: ResolvedOptions['onError']
+  readonly #appLog: FastifyBaseLogger
   readonly #silent: boolean
 
   constructor (log: FastifyBaseLogger, onError: ResolvedOptions['onError']) {
     this.#onError = onError
+    this.#appLog = log
     this.#silent = isNullLogger(log)
   }
 
@@ -46,6 +48,16 @@ export class Report {
 
   disposalFailed (line: Line, error: unknown, task?: Task): void {
     this.#error(line, 'FST_BGT_DISPOSAL_FAILED', 'disposing a DI scope after its background tasks failed', error, task)
+  }
+
+  /** A backend would not take how far a task has come. */
+  progressFailed (task: Task, line: Line, error: unknown): void {
+    this.#error(line, 'FST_BGT_PROGRESS_FAILED', 'progress of a background task could not be passed on', error, task)
+  }
+
+  /** A thread has ended with no task on it: what one of its tasks has left behind has failed. */
+  threadEnded (error: unknown): void {
+    this.#error({ log: this.#appLog }, 'FST_BGT_THREAD_ENDED', 'a thread of background tasks ended while no task ran on it', error)
   }
 
   /** At close: the task will not end, or will not begin, in this process. */
@@ -76,8 +88,8 @@ export class Report {
   }
 
   /** A worker has been handed a task that it does not run. */
-  leftToAnother (task: Pick<StoredTask, 'id' | 'label'>, line: Line, reason: Error): void {
-    this.#log(line, 'warn', 'background task left to another worker', () => ({ err: reason, task: { id: task.id, name: task.label } }))
+  leftToAnother ({ task, attempt }: Delivery, line: Line, reason: Error): void {
+    this.#log(line, 'warn', 'background task left to another worker', () => ({ err: reason, task: { id: task.id, name: task.label, attempt } }))
   }
 
   /** A task was called off while it was on its way to the backend, which has not been told. */
@@ -85,21 +97,26 @@ export class Report {
     this.#log(line, 'error', 'background task could not be called off in the backend', () => ({ err: error, task: describe(task) }))
   }
 
-  #error (line: Line, code: string, message: string, error: unknown, task?: Task): void {
+  #error (line: Pick<Line, 'log'>, code: string, message: string, error: unknown, task?: Task): void {
     if (this.#silent) warn(code, task === undefined ? message : `${message}: '${task.name}'`, text(error))
     else this.#log(line, 'error', message, () => ({ err: error, ...(task !== undefined && { task: describe(task) }) }))
   }
 
   /** A logger may fail, on an error that is frozen or whose getters throw; that must not reach the runner. */
-  #log (line: Line, level: 'error' | 'warn' | 'debug', message: string, fields: () => object): void {
+  #log (line: Pick<Line, 'log'>, level: 'error' | 'warn' | 'debug', message: string, fields: () => object): void {
     try {
       const log = line.log as FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }
       if (level === 'debug' && log.isLevelEnabled?.('debug') === false) return
       log[level](fields(), message)
     } catch (error) {
-      warn('FST_BGT_LOG_FAILED', `${message}; logging it failed`, text(error))
+      logFailed(message, error)
     }
   }
+}
+
+/** What was to be logged has made the logger throw. */
+export function logFailed (message: string, error: unknown): void {
+  warn('FST_BGT_LOG_FAILED', `${message}; logging it failed`, text(error))
 }
 
 function warn (code: string, message: string, detail: string): void {

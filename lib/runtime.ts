@@ -41,9 +41,9 @@ export class Runtime {
     this.log = log
     this.requestIdLogLabel = requestIdLogLabel
     this.store = options.backend === null || options.mode === 'capture' ? null : new Store(options.backend, options.storeTimeout)
-    this.threads = options.mode === 'run' && threadedDefinitions(options).length !== 0 ? new Threads(options.threads, log) : null
     this.ledger = new Ledger(options.maxPending)
     this.report = new Report(log, options.onError)
+    this.threads = options.mode === 'run' && threadedDefinitions(options).length !== 0 ? new Threads(options.threads, this.report) : null
     this.executor = new Executor(this)
     this.runner = new Runner(this.executor, options.concurrency)
   }

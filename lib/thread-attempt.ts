@@ -1,11 +1,11 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Piscina } from 'piscina'
-import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
 import type { Attempt } from './attempt'
 import { FST_BGT_THREAD_DIED } from './errors'
 import { currentCarrier } from './propagation'
 import { received } from './received'
-import { describe } from './report'
+import { describe, logFailed, type TaskDescription } from './report'
 import { Snapshot } from './snapshot'
 import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
 import { decodeThrown, encodeThrown } from './thrown'
@@ -24,14 +24,19 @@ export class ThreadAttempt {
   /** Taken where the run is active; it may have to wait for a thread. */
   readonly #carrier = currentCarrier()
   readonly #thread = new AbortController()
+  /** Taken before the next attempt begins: that may be while this one still has its grace. */
+  readonly #description: TaskDescription
   #log: FastifyBaseLogger | null = null
-  #begun = false
+  #arrived = false
+  /** Set by `run`. */
+  #port!: MessagePort
   #end: ThreadEnd | null = null
 
   constructor (attempt: Attempt, file: string) {
     this.#attempt = attempt
     this.#file = file
     this.signal = attempt.signal
+    this.#description = describe(attempt.task)
   }
 
   /** Runs the attempt on a thread of the pool. */
@@ -39,6 +44,7 @@ export class ThreadAttempt {
     const { signal } = this
     const { task } = this.#attempt
     const { port1: port, port2 } = new MessageChannel()
+    this.#port = port
     let grace: NodeJS.Timeout | undefined
     const abort = () => {
       port.postMessage(encodeThrown(signal.reason))
@@ -52,24 +58,26 @@ export class ThreadAttempt {
       await pool.run({ ...request, port: port2 }, { signal: this.#thread.signal, transferList: [port2, ...transfer] })
     } catch (error) {
       died = this.#thread.signal.aborted ? this.#thread.signal.reason : error
+    } finally {
+      signal.removeEventListener('abort', abort)
+      clearTimeout(grace)
+      // Whatever the thread has said, it has said before its end.
+      this.#receiveAll()
+      port.close()
     }
-    signal.removeEventListener('abort', abort)
-    clearTimeout(grace)
-    // Whatever the thread has said, it has said before its end.
-    for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) this.#receive(next.message)
-    port.close()
     const end = this.#end as ThreadEnd | null
     // Not the task's failure, but somebody's.
-    if (end !== null && died !== undefined && !this.#thread.signal.aborted) logEnd(this.#attempt.line.runtime.log, died)
+    if (end !== null && died !== undefined && !this.#thread.signal.aborted) this.#attempt.line.runtime.report.threadEnded(died)
     if (end?.type === 'completed') return end.result
     if (end !== null) throw decodeThrown(end.thrown, signal)
     if (signal.aborted) throw signal.reason
     throw threadDied(task.name, died)
   }
 
-  /** A thread could not start: the attempt fails, if it may have been this one's. */
+  /** A thread has failed with no task on it: the attempt fails, if that may have been the thread that was started for it. */
   threadFailed (error: Error): void {
-    if (!this.#begun) this.#thread.abort(error)
+    this.#receiveAll()
+    if (!this.#arrived) this.#thread.abort(error)
   }
 
   #request (): Omit<ThreadRequest, 'port'> & { transfer: readonly ArrayBuffer[] } {
@@ -92,28 +100,42 @@ export class ThreadAttempt {
     }
   }
 
+  #receiveAll (): void {
+    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#receive(next.message)
+  }
+
   #receive (message: ThreadMessage): void {
     switch (message.type) {
-      case 'begun':
-        this.#begun = true
+      case 'arrived':
+        this.#arrived = true
         return this.#attempt.begin()
-      case 'progress': return this.#attempt.progress(message.value)
+      case 'progress': return this.#progress(message.value)
       case 'log': return this.#write(message)
       default: this.#end = message
     }
   }
 
+  /* What throws in here would do so in an event of the port, and end the process. */
+
+  #progress (value: unknown): void {
+    const { task, line } = this.#attempt
+    try {
+      this.#attempt.progress(value)
+    } catch (error) {
+      line.runtime.report.progressFailed(task, line, error)
+    }
+  }
+
   #write ({ level, fields, errors, rest }: LogMessage): void {
     const { task, line } = this.#attempt
-    this.#log ??= line.log.child({ task: describe(task) })
-    const decoded = Object.fromEntries(Object.entries(errors).map(([name, thrown]) => [name, decodeThrown(thrown)]))
-    this.#log[level]({ ...fields, ...decoded }, ...rest as [string])
+    try {
+      this.#log ??= line.log.child({ task: this.#description })
+      const decoded = Object.fromEntries(Object.entries(errors).map(([name, thrown]) => [name, decodeThrown(thrown)]))
+      this.#log[level]({ ...fields, ...decoded }, ...rest as [string])
+    } catch (error) {
+      logFailed(`a line of the background task '${task.name}'`, error)
+    }
   }
-}
-
-/** Tells of a thread that has ended with no task on it: what one of its tasks has left behind has failed. */
-export function logEnd (log: FastifyBaseLogger, err: unknown): void {
-  log.error({ err }, 'a thread of background tasks ended while no task ran on it')
 }
 
 /** The error of a task whose thread has ended under it. */

@@ -38,8 +38,8 @@ export interface LogMessage {
 }
 
 export type ThreadMessage =
-  /** The module is loaded, and the handler called: the attempt's time begins. */
-  | { type: 'begun' }
+  /** The thread has the attempt, whose time begins; the module may still have to be loaded. */
+  | { type: 'arrived' }
   | { type: 'progress', value: unknown }
   | LogMessage
   | ThreadEnd

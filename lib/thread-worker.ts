@@ -15,11 +15,13 @@ export default async function run (request: ThreadRequest): Promise<void> {
   const controller = new AbortController()
   port.on('message', (reason: Thrown) => { controller.abort(decodeThrown(reason)) })
   const post = (message: ThreadMessage) => port.postMessage(message)
+  post({ type: 'arrived' })
   let end: ThreadEnd
   try {
     const handler = await loadHandler(name, file)
+    // Given up while it was loaded: nobody waits for it any more.
+    controller.signal.throwIfAborted()
     const value = 'value' in payload ? payload.value : payload.json === undefined ? undefined : JSON.parse(payload.json)
-    post({ type: 'begun' })
     end = { type: 'completed', result: await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post))) }
   } catch (error) {
     end = { type: 'failed', thrown: encodeThrown(error, controller.signal) }

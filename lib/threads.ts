@@ -1,12 +1,12 @@
-import type { FastifyBaseLogger } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
 import type { Piscina } from 'piscina'
 import type { Attempt } from './attempt'
 import type { Definition } from './define-task'
 import { FST_BGT_MISSING_PACKAGE } from './errors'
 import { overloaded } from './ledger'
+import type { Report } from './report'
 import type { Task } from './task'
-import { logEnd, ThreadAttempt, threadDied } from './thread-attempt'
+import { ThreadAttempt, threadDied } from './thread-attempt'
 import type { ResolvedThreadOptions } from './thread-options'
 import { decodeThrown, type Thrown } from './thrown'
 
@@ -26,7 +26,7 @@ interface Waiting {
  */
 export class Threads {
   readonly #options: ResolvedThreadOptions
-  readonly #log: FastifyBaseLogger
+  readonly #report: Report
   /** Made at first use. */
   #pool: Piscina | null = null
   readonly #waiting = new Set<Waiting>()
@@ -36,9 +36,9 @@ export class Threads {
   /** A thread has failed with no task on it. */
   #onError: ((error: Error) => void) | null = null
 
-  constructor (options: ResolvedThreadOptions, log: FastifyBaseLogger) {
+  constructor (options: ResolvedThreadOptions, report: Report) {
     this.#options = options
-    this.#log = log
+    this.#report = report
   }
 
   /**
@@ -89,11 +89,15 @@ export class Threads {
       const threadAttempt = new ThreadAttempt(attempt, file)
       // In the async context of the attempt, whoever makes room for it: its trace goes on in the thread, and what that logs
       // belongs there.
-      const start = AsyncResource.bind(() => resolve(this.#execute(threadAttempt)))
+      const start = AsyncResource.bind(() => {
+        attempt.waits = false
+        resolve(this.#execute(threadAttempt))
+      })
       const waiting = { attempt: threadAttempt, task, start }
       const { signal } = threadAttempt
       if (signal.aborted) return reject(signal.reason)
       this.#waiting.add(waiting)
+      attempt.waits = true
       signal.addEventListener('abort', () => { if (this.#waiting.delete(waiting)) reject(signal.reason) }, { once: true })
       this.#next()
     })
@@ -137,7 +141,7 @@ export class Threads {
       atomics: 'disabled'
     })
     pool.on('error', (err: Error) => {
-      logEnd(this.#log, err)
+      this.#report.threadEnded(err)
       this.#onError?.(err)
       for (const attempt of this.#running) attempt.threadFailed(err)
     })

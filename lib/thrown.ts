@@ -6,45 +6,87 @@ import { received } from './received'
  * a class of its own.
  */
 export type Thrown =
-  | { kind: 'error', name: string, message: string, stack: string | undefined, cause: Thrown | null, fields: Record<string, unknown> }
+  | { kind: 'error', name: string, message: string, stack: string | undefined, fields: Record<string, unknown>, nested: Record<string, Thrown> }
+  /** Errors, and what is among them. */
+  | { kind: 'list', items: Thrown[] }
   | { kind: 'value', value: unknown }
   /** The reason that the signal aborted with. The other side has it, and knows it by its identity. */
   | { kind: 'reason' }
 
-/** How far a chain of causes is followed: one may lead back to its beginning. */
-const MAX_CAUSES = 8
+/** How far causes, and other errors in an error, are followed: they may lead back to its beginning. */
+const MAX_DEPTH = 8
+
+/** How many errors one may consist of. */
+const MAX_ERRORS = 100
+
+/** What an error may have otherwise than as an enumerable field of its own. */
+const HIDDEN = ['cause', 'code', 'errors'] as const
 
 /** Classes that a `catch` may ask for. */
 const CLASSES = new Map<string, ErrorConstructor>([EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError].map(type => [type.name, type]))
 
-export function encodeThrown (thrown: unknown, signal?: AbortSignal, causes = 0): Thrown {
-  if (signal?.aborted === true && thrown === signal.reason) return { kind: 'reason' }
-  if (!isError(thrown)) return { kind: 'value', value: clonable(thrown) }
-  try {
-    const { name, message, stack, cause, ...fields } = { ...thrown, name: thrown.name, message: thrown.message, stack: thrown.stack, cause: thrown.cause }
-    return {
-      kind: 'error',
-      name: String(name),
-      message: String(message),
-      stack: stack === undefined ? undefined : String(stack),
-      cause: cause === undefined || causes === MAX_CAUSES ? null : encodeThrown(cause, signal, causes + 1),
-      fields: Object.fromEntries(Object.entries(fields).map(([field, value]) => [field, clonable(value)]))
+export function encodeThrown (thrown: unknown, signal?: AbortSignal): Thrown {
+  return new Encoder(signal).encode(thrown, 0)
+}
+
+class Encoder {
+  readonly #signal: AbortSignal | undefined
+  #errors = 0
+
+  constructor (signal: AbortSignal | undefined) {
+    this.#signal = signal
+  }
+
+  encode (thrown: unknown, depth: number): Thrown {
+    if (this.#signal?.aborted === true && thrown === this.#signal.reason) return { kind: 'reason' }
+    if (!isError(thrown)) return { kind: 'value', value: clonable(thrown) }
+    this.#errors++
+    try {
+      const { name, message, stack, ...rest } = { ...thrown, name: thrown.name, message: thrown.message, stack: thrown.stack }
+      const all: Record<string, unknown> = rest
+      for (const field of HIDDEN) {
+        const value = (thrown as Error & Record<string, unknown>)[field]
+        if (value !== undefined) all[field] = value
+      }
+      const fields: Record<string, unknown> = {}
+      const nested: Record<string, Thrown> = {}
+      for (const [field, value] of Object.entries(all)) {
+        if (field === 'cause' || isError(value)) {
+          if (this.#hasRoom(depth)) nested[field] = this.encode(value, depth + 1)
+        } else if (Array.isArray(value) && (field === 'errors' || value.some(isError))) {
+          nested[field] = { kind: 'list', items: this.#encodeAll(value, depth) }
+        } else {
+          fields[field] = clonable(value)
+        }
+      }
+      return { kind: 'error', name: String(name), message: String(message), stack: stack === undefined ? undefined : String(stack), fields, nested }
+    } catch {
+      // Its getters throw, too.
+      return { kind: 'value', value: 'an error that cannot be read' }
     }
-  } catch {
-    // Its getters throw, too.
-    return { kind: 'value', value: 'an error that cannot be read' }
+  }
+
+  #encodeAll (values: unknown[], depth: number): Thrown[] {
+    return values.flatMap(value => isError(value) && !this.#hasRoom(depth) ? [] : [this.encode(value, depth + 1)])
+  }
+
+  #hasRoom (depth: number): boolean {
+    return depth < MAX_DEPTH && this.#errors < MAX_ERRORS
   }
 }
 
 export function decodeThrown (thrown: Thrown, signal?: AbortSignal): unknown {
   if (thrown.kind === 'reason') return signal?.reason
   if (thrown.kind === 'value') return thrown.value
-  const { name, message, stack, cause, fields } = thrown
-  const error = new (CLASSES.get(name) ?? Error)(message)
+  if (thrown.kind === 'list') return thrown.items.map(item => decodeThrown(item, signal))
+  const { name, message, stack, fields, nested } = thrown
+  const isAggregate = name === 'AggregateError'
+  const error = isAggregate ? new AggregateError([], message) : new (CLASSES.get(name) ?? Error)(message)
   Object.assign(error, fields)
-  const hidden = { name, stack, ...(cause === null ? {} : { cause: decodeThrown(cause, signal) }) }
-  for (const [field, value] of Object.entries(hidden)) {
-    Object.defineProperty(error, field, { value, writable: true, configurable: true, enumerable: false })
+  const values = { name, stack, ...Object.fromEntries(Object.entries(nested).map(([field, value]) => [field, decodeThrown(value, signal)])) }
+  for (const [field, value] of Object.entries(values)) {
+    const enumerable = field in nested && field !== 'cause' && !(isAggregate && field === 'errors')
+    Object.defineProperty(error, field, { value, writable: true, configurable: true, enumerable })
   }
   return error
 }

@@ -204,7 +204,7 @@ test('deliveries: lines have the id of the request that added the task, under th
   await backend.deliver({ ...task, name: 'failing', label: 'its label', attempts: 2 })
   await backend.deliver({ ...task, name: 'failing', label: 'its label', attempts: 2 }, { attempt: 2 })
   await backend.deliver({ ...task, name: 'unknown', label: 'not here' })
-  const line = (level: number, msg: string, name = 'its label') => t.match(log.filter(line => line.msg === msg), [{ level, traceId: 'req-of-the-web', task: { id, name } }], msg)
+  const line = (level: number, msg: string, name = 'its label') => t.match(log.filter(line => line.msg === msg), [{ level, traceId: 'req-of-the-web', task: { id, name, attempt: /[12]/ } }], msg)
   line(DEBUG, 'background task will be tried again')
   line(ERROR, 'background task failed')
   line(WARN, 'background task left to another worker', 'not here')

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
 import { test, type Test } from 'tap'
 import { defineTask, type DefinitionOptions, type ThreadOptions } from '../index'
 import { createApp, settled } from './support/server'
@@ -76,4 +78,44 @@ test('nor by one that comes between its result and the next task', async t => {
   await settled(app, { completed: 1 })
   t.match(await app.backgroundTasks.find(id), { result: { n: 1 } })
   t.match(log.find(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it'), { level: 50, err: { message: 'worker exited with code: 5' } })
+})
+
+test('nor is one whose module is being loaded by another thread', async t => {
+  const file = moduleFile(t, '', 'txt')
+  const loading = JSON.stringify(`${file}.loading`)
+  const ended = `${file}.ended`
+  const imports = `
+    import { existsSync, writeFileSync } from 'node:fs'
+    import { setTimeout as sleep } from 'node:timers/promises'`
+  const leaves = defineTask('leaves', moduleFile(t, `${imports}
+    export default async () => {
+      while (!existsSync(${loading})) await sleep(5)
+      setTimeout(() => { throw new Error('left behind') }, 20)
+    }`))
+  const loads = defineTask('loads', moduleFile(t, `${imports}
+    writeFileSync(${loading}, '')
+    while (!existsSync(${JSON.stringify(ended)})) await sleep(5)
+    export default () => {}`))
+  const { app, log } = await createApp(t, { tasks: [leaves, loads], threads: { max: 2 } })
+  // Before the application is ready: it would load the modules itself.
+  app.backgroundTasks.add(leaves)
+  const handle = app.backgroundTasks.add(loads)
+  while (!log.some(({ err }) => err?.message === 'left behind')) await new Promise(resolve => { setTimeout(resolve, 5) })
+  writeFileSync(ended, '')
+  t.equal(await handle.settled(), 'completed')
+  await settled(app, { completed: 2 })
+})
+
+test('without a logger, the end of a thread with no task on it is a process warning', async t => {
+  const leaves = defineTask('leaves', moduleFile(t, `
+    export default () => { setTimeout(() => { throw new Error('left behind') }, 20) }`))
+  const { app } = await createApp(t, { tasks: [leaves] }, { logger: false })
+  const warned = once(process, 'warning')
+  // An idle thread keeps no process.
+  const timer = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(timer))
+  app.backgroundTasks.add(leaves)
+  t.match(await warned, [{
+    code: 'FST_BGT_THREAD_ENDED', message: 'a thread of background tasks ended while no task ran on it', detail: /left behind/
+  }])
 })

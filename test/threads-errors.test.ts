@@ -86,3 +86,46 @@ test('attempts and backoff are as for every task', async t => {
   app.backgroundTasks.add(task)
   await settled(app, { completed: 1, retried: 2 })
 })
+
+test('a code that is not a field of the error itself', async t => {
+  t.match(await thrownBy(t, `
+    class StorageError extends Error { get code () { return 'E_STORAGE' } }
+    export default () => { throw new StorageError('not stored') }`), { message: 'not stored', code: 'E_STORAGE' })
+  const error = await thrownBy(t, 'export default () => { structuredClone(() => {}) }')
+  t.match(error, { name: 'DataCloneError', code: 25 })
+})
+
+test('an AggregateError, and errors in other fields, keep what they consist of', async t => {
+  const failed = '(code, cause) => Object.assign(new RangeError(code, { cause }), { code })'
+  const error = await thrownBy(t, `
+    const failed = ${failed}
+    export default () => Promise.any([Promise.reject(failed('E_1', failed('E_CAUSE'))), Promise.reject('text')])`)
+  t.ok(error instanceof AggregateError)
+  t.equal(error.errors.length, 2)
+  t.ok(error.errors[0] instanceof RangeError)
+  t.match(error.errors, [{ code: 'E_1', cause: { code: 'E_CAUSE' } }, 'text'])
+  t.same(Object.keys(error), [])
+
+  const wrapper = await thrownBy(t, `
+    const failed = ${failed}
+    export default () => { throw Object.assign(new Error('query'), { original: failed('E_DRIVER'), all: [failed('E_2')], errors: [{ field: 'name' }], list: [1] }) }`)
+  t.match(wrapper, { original: { code: 'E_DRIVER' }, all: [{ code: 'E_2' }], errors: [{ field: 'name' }], list: [1] })
+  t.ok(wrapper.original instanceof RangeError)
+  t.same(Object.keys(wrapper).sort(), ['all', 'errors', 'list', 'original'])
+})
+
+test('an error that contains itself many times over comes to an end', async t => {
+  const error = await thrownBy(t, `
+    export default () => {
+      const error = new AggregateError([], 'many')
+      for (let i = 0; i < 20; i++) error.errors.push(error)
+      throw error
+    }`)
+  let count = 0
+  const visit = (error: AggregateError) => {
+    count++
+    error.errors.forEach(visit)
+  }
+  visit(error)
+  t.equal(count, 100)
+})

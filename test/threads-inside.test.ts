@@ -34,34 +34,47 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
 
 test('a payload, as JSON and as it is, and a result', async t => {
   const echo = 'export default async payload => [payload]'
-  t.same(await attempt(t, echo), [{ type: 'begun' }, { type: 'completed', result: [undefined] }])
-  t.same(await attempt(t, echo, { payload: { json: '{"a":1}' } }), [{ type: 'begun' }, { type: 'completed', result: [{ a: 1 }] }])
-  t.same(await attempt(t, echo, { payload: { value: new Map() } }), [{ type: 'begun' }, { type: 'completed', result: [new Map()] }])
+  t.same(await attempt(t, echo), [{ type: 'arrived' }, { type: 'completed', result: [undefined] }])
+  t.same(await attempt(t, echo, { payload: { json: '{"a":1}' } }), [{ type: 'arrived' }, { type: 'completed', result: [{ a: 1 }] }])
+  t.same(await attempt(t, echo, { payload: { value: new Map() } }), [{ type: 'arrived' }, { type: 'completed', result: [new Map()] }])
 })
 
 test('an error, and a result that cannot leave', async t => {
   t.match(await attempt(t, 'export default () => { throw Object.assign(new Error("boom"), { code: "E" }) }'), [
-    { type: 'begun' }, { type: 'failed', thrown: { kind: 'error', message: 'boom', fields: { code: 'E' } } }
+    { type: 'arrived' }, { type: 'failed', thrown: { kind: 'error', message: 'boom', fields: { code: 'E' } } }
   ])
-  t.match(await attempt(t, 'export default () => () => {}'), [{ type: 'begun' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_UNCLONABLE' } } }])
-  t.match(await attempt(t, 'export const none = 1'), [{ type: 'failed', thrown: { fields: { code: 'FST_BGT_INVALID_MODULE' } } }])
+  t.match(await attempt(t, 'export default () => () => {}'), [{ type: 'arrived' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_UNCLONABLE' } } }])
+  t.match(await attempt(t, 'export const none = 1'), [{ type: 'arrived' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_INVALID_MODULE' } } }])
 })
 
 test('the signal, whose reason goes back as what it is', async t => {
   const text = `
     import { once } from 'node:events'
-    export default async (payload, { signal }) => {
-      if (!signal.aborted) await once(signal, 'abort')
+    export default async (payload, { signal, progress }) => {
+      progress('waits')
+      await once(signal, 'abort')
       throw new Error('aborted', { cause: signal.reason })
     }`
+  const said = await attempt(t, text, {}, port => {
+    port.on('message', ({ type }) => { if (type === 'progress') port.postMessage(encodeThrown(new Error('enough'))) })
+  })
+  t.match(said, [{ type: 'arrived' }, { type: 'progress' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', nested: { cause: { kind: 'reason' } } } }])
+})
+
+test('an attempt that is given up while its module loads does not begin', async t => {
+  const text = `
+    import { setImmediate as turn } from 'node:timers/promises'
+    await turn()
+    export default (payload, { progress }) => progress('called')`
   const said = await attempt(t, text, {}, port => { port.postMessage(encodeThrown(new Error('enough'))) })
-  t.match(said, [{ type: 'begun' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', cause: { kind: 'reason' } } }])
+  t.match(said, [{ type: 'arrived' }, { type: 'failed', thrown: { kind: 'reason' } }])
+  t.equal(said.length, 2)
 })
 
 test('progress, log lines, and no DI scope', async t => {
   const said = await attempt(t, `
     export default (payload, { log, progress, diScope }) => {}`)
-  t.match(said, [{ type: 'begun' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_NO_DI_SCOPE' } } }])
+  t.match(said, [{ type: 'arrived' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_NO_DI_SCOPE' } } }])
   t.match(await attempt(t, `
     export default (payload, { log, progress }) => {
       progress(5)
@@ -71,7 +84,7 @@ test('progress, log lines, and no DI scope', async t => {
       log.info({ fn () {} })
       return log.isLevelEnabled('debug')
     }`), [
-    { type: 'begun' },
+    { type: 'arrived' },
     { type: 'progress', value: 5 },
     { type: 'log', level: 'info', fields: {}, errors: {}, rest: ['text %s', 1] },
     { type: 'log', level: 'error', fields: { a: 1 }, errors: { err: { kind: 'error', message: 'boom' } }, rest: [] },

@@ -54,3 +54,19 @@ test('tasks that go to a backend are not counted', async t => {
   for (let i = 0; i < 3; i++) app.backgroundTasks.add(stores)
   await settled(app, { stored: 3 })
 })
+
+test('a task that is refused since its own payload has added others is not counted', async t => {
+  let others = 1
+  const quick = defineTask<Uint8Array>('quick', moduleFile(t, 'export default () => {}'), {
+    local: true,
+    transfer: () => {
+      for (; others > 0; others--) app.backgroundTasks.add(() => {})
+      return []
+    }
+  })
+  const { app } = await createApp(t, { tasks: [quick], threads: { max: 1, maxQueue: 1 }, maxPending: 1 })
+  t.throws(() => app.backgroundTasks.add(quick, new Uint8Array(5)), { message: /maxPending is 1/ })
+  await settled(app, { completed: 1 })
+  app.backgroundTasks.add(quick, new Uint8Array(5))
+  await settled(app, { completed: 2 })
+})

@@ -1,3 +1,4 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { readFileSync } from 'node:fs'
 import { test } from 'tap'
 import { defineTask } from '../index'
@@ -51,6 +52,8 @@ test('the signal aborts with the reason; a handler that listens can clean up, an
     }`))
   const where = defineTask<undefined, number>('where', moduleFile(t, WHERE))
   const { app } = await createApp(t, { tasks: [listens, where], threads: { max: 1 } })
+  // With both modules loaded, which would otherwise be part of the time.
+  await app.ready()
   for (const [options, state, code] of [[{ timeout: 20 }, 'failed', 'FST_BGT_TIMEOUT'], [{}, 'cancelled', 'FST_BGT_CANCELLED']] as const) {
     const handle = app.backgroundTasks.add(options, listens)
     const { id } = handle
@@ -87,8 +90,16 @@ test('cancel() of one that waits for a thread', async t => {
   const waits = app.backgroundTasks.add(marks)
   await turns()
   t.equal(waits.state, 'running')
-  t.equal(await waits.cancel(), true)
-  t.equal(app.backgroundTasks.stats().abandoned, 0, 'it is over at once')
+  const abandoned: unknown[] = []
+  const onAbandon = (message: unknown) => { abandoned.push(message) }
+  subscribe('fastify-background-tasks.abandon', onAbandon)
+  t.teardown(() => unsubscribe('fastify-background-tasks.abandon', onAbandon))
+  const cancelled = waits.cancel()
+  t.equal(app.backgroundTasks.stats().abandoned, 0, 'nothing of it runs')
+  t.equal(await cancelled, true)
+  await turns()
+  t.equal(app.backgroundTasks.stats().abandoned, 0)
+  t.same(abandoned, [])
   t.equal(await busy.cancel(), true)
   t.equal(readFileSync(marker, 'utf8'), '')
 })
@@ -114,4 +125,33 @@ test('a task that has timed out is tried again on another thread', async t => {
   const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } })
   t.equal(await resultOf(app, task), 2)
   await settled(app, { completed: 1, retried: 1 })
+})
+
+test('a module that does not load has its timeout, too', async t => {
+  const hangs = defineTask('hangs', moduleFile(t, `
+    await new Promise(resolve => { setTimeout(resolve, 60_000) })
+    export default () => {}`), { timeout: 50 })
+  const where = defineTask<undefined, number>('where', moduleFile(t, WHERE))
+  const { app, log } = await createApp(t, { tasks: [hangs, where], threads: { max: 1 } })
+  // Before the application is ready, and so before it has been tried: it would not be.
+  t.equal(await app.backgroundTasks.add(hangs).settled(), 'failed')
+  t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_TIMEOUT' } })
+  t.type(await resultOf(app, where), 'number')
+  await settled(app, { failed: 1, completed: 1 })
+})
+
+test('what is logged after the timeout is that attempt\'s, although the next one has begun', async t => {
+  const task = defineTask('task', moduleFile(t, `
+    import { once } from 'node:events'
+    import { setTimeout as sleep } from 'node:timers/promises'
+    export default async (payload, { attempt, log, signal }) => {
+      if (attempt === 2) return
+      await once(signal, 'abort')
+      await sleep(50)
+      log.info('cleaned up')
+    }`), { attempts: 2, timeout: 300 })
+  const { app, log } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  await app.ready()
+  t.equal(await app.backgroundTasks.add(task).settled(), 'completed')
+  t.match(log.find(({ msg }) => msg === 'cleaned up'), { task: { name: 'task', attempt: 1 } })
 })
