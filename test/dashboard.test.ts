@@ -490,3 +490,66 @@ test('a backend that gives no list, and runs nothing again', async t => {
   t.same((await viewer.next()).backend, { name: 'stub', counts: null, error: null })
   t.same(await act(id, 'run-again'), { status: 200, body: { done: false } })
 })
+
+test('a task from before the dashboard has no age; a request that has none left is passed over', async t => {
+  const end = signal()
+  const { app } = await createApp(t)
+  app.backgroundTasks.add(async function before () { await end.promise })
+  await settled(app, { running: 1 })
+  await app.register(dashboard, { prefix: '/tasks' })
+  app.get('/stream', async request => {
+    request.backgroundTasks.release()
+    request.backgroundTasks.add(() => {})
+    await end.promise
+    return 'x'
+  })
+  const { url } = await listen(app)
+  t.teardown(() => end.resolve())
+  const held = fetch(`${url}/stream`)
+  await settled(app, { running: 1, completed: 1 })
+  const { tasks } = await (await openStream(t, `${url}/tasks/events`)).first
+  t.match(tasks, [{ name: 'before', since: null }])
+  t.equal(tasks.length, 1)
+  end.resolve()
+  await held
+})
+
+test('what is older than five minutes is forgotten', async t => {
+  const { now } = Date
+  let later = 0
+  Date.now = () => now() + later
+  t.teardown(() => { Date.now = now })
+  const { app, stream } = await serve(t)
+  const work = async (completed: number) => {
+    app.backgroundTasks.add(() => {})
+    await settled(app, { completed })
+  }
+  await work(1)
+  later = 200_000
+  await work(2)
+  const viewer = await stream()
+  t.ok((await viewer.first).seconds.some(({ completed }) => completed === 1))
+  viewer.close()
+  later = 400_000
+  await work(3)
+  later = 402_000
+  const next = await stream()
+  const { seconds } = await next.first
+  t.equal(seconds.reduce((sum, { completed }) => sum + completed, 0), 2)
+  next.close()
+  later = 1_400_000
+  t.same((await (await stream()).first).seconds, [])
+})
+
+test('a task whose turn comes next', async t => {
+  const { app } = await createApp(t)
+  await app.register(dashboard, {
+    preHandler: (_request, _reply, done) => {
+      app.backgroundTasks.add(function soon () {})
+      done()
+    }
+  })
+  const { url } = await listen(app)
+  const { tasks } = await (await openStream(t, `${url}/events`)).first
+  t.match(tasks, [{ name: 'soon', state: 'waiting', why: 'It is about to run.' }])
+})
