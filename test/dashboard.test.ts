@@ -182,18 +182,21 @@ test('what the page is told of the tasks of this process', async t => {
 test('payloads are shown to those who ask for them', async t => {
   const end = signal()
   const defined = defineTask('defined', async (_payload: object) => { await end.promise })
+  const without = defineTask('without', async () => { await end.promise })
   const hostile = new Proxy({}, { getPrototypeOf () { throw new Error('no') }, get () { throw new Error('no') } })
-  const { app, stream } = await serve(t, { tasks: [defined] }, { payload: true })
+  const { app, stream } = await serve(t, { tasks: [defined, without] }, { payload: true })
   t.teardown(() => end.resolve())
   app.backgroundTasks.add(defined, { order: 5 })
+  app.backgroundTasks.add(without)
   app.backgroundTasks.add(async function plain (..._args: unknown[]) { await end.promise }, { a: '<b>' }, 7)
   app.backgroundTasks.add(async function long (_text: string) { await end.promise }, 'x'.repeat(10_000))
   app.backgroundTasks.add(async function hard (_what: object) { await end.promise }, { [Symbol.for('nodejs.util.inspect.custom')] () { throw new Error('no') } })
   app.backgroundTasks.add(function broken (_what: object) { throw new Error('broken') }, hostile)
-  await settled(app, { running: 4, failed: 1 })
+  await settled(app, { running: 5, failed: 1 })
   const { tasks, failures } = await (await stream()).first
   const of = (name: string) => tasks.find(task => task.name === name)!.payload
   t.equal(of('defined'), '{"order":5}')
+  t.equal(of('without'), '')
   t.equal(of('plain'), "[ { a: '<b>' }, 7 ]")
   t.ok(of('long')!.length <= 2_000)
   t.equal(of('hard'), 'what cannot be shown')
