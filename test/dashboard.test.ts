@@ -182,18 +182,21 @@ test('what the page is told of the tasks of this process', async t => {
 test('payloads are shown to those who ask for them', async t => {
   const end = signal()
   const defined = defineTask('defined', async (_payload: object) => { await end.promise })
+  const without = defineTask('without', async () => { await end.promise })
   const hostile = new Proxy({}, { getPrototypeOf () { throw new Error('no') }, get () { throw new Error('no') } })
-  const { app, stream } = await serve(t, { tasks: [defined] }, { payload: true })
+  const { app, stream } = await serve(t, { tasks: [defined, without] }, { payload: true })
   t.teardown(() => end.resolve())
   app.backgroundTasks.add(defined, { order: 5 })
+  app.backgroundTasks.add(without)
   app.backgroundTasks.add(async function plain (..._args: unknown[]) { await end.promise }, { a: '<b>' }, 7)
   app.backgroundTasks.add(async function long (_text: string) { await end.promise }, 'x'.repeat(10_000))
   app.backgroundTasks.add(async function hard (_what: object) { await end.promise }, { [Symbol.for('nodejs.util.inspect.custom')] () { throw new Error('no') } })
   app.backgroundTasks.add(function broken (_what: object) { throw new Error('broken') }, hostile)
-  await settled(app, { running: 4, failed: 1 })
+  await settled(app, { running: 5, failed: 1 })
   const { tasks, failures } = await (await stream()).first
   const of = (name: string) => tasks.find(task => task.name === name)!.payload
   t.equal(of('defined'), '{"order":5}')
+  t.equal(of('without'), '')
   t.equal(of('plain'), "[ { a: '<b>' }, 7 ]")
   t.ok(of('long')!.length <= 2_000)
   t.equal(of('hard'), 'what cannot be shown')
@@ -489,4 +492,67 @@ test('a backend that gives no list, and runs nothing again', async t => {
   t.match((await viewer.first).failures.added, [{ id, again: false }])
   t.same((await viewer.next()).backend, { name: 'stub', counts: null, error: null })
   t.same(await act(id, 'run-again'), { status: 200, body: { done: false } })
+})
+
+test('a task from before the dashboard has no age; a request that has none left is passed over', async t => {
+  const end = signal()
+  const { app } = await createApp(t)
+  app.backgroundTasks.add(async function before () { await end.promise })
+  await settled(app, { running: 1 })
+  await app.register(dashboard, { prefix: '/tasks' })
+  app.get('/stream', async request => {
+    request.backgroundTasks.release()
+    request.backgroundTasks.add(() => {})
+    await end.promise
+    return 'x'
+  })
+  const { url } = await listen(app)
+  t.teardown(() => end.resolve())
+  const held = fetch(`${url}/stream`)
+  await settled(app, { running: 1, completed: 1 })
+  const { tasks } = await (await openStream(t, `${url}/tasks/events`)).first
+  t.match(tasks, [{ name: 'before', since: null }])
+  t.equal(tasks.length, 1)
+  end.resolve()
+  await held
+})
+
+test('what is older than five minutes is forgotten', async t => {
+  const { now } = Date
+  let later = 0
+  Date.now = () => now() + later
+  t.teardown(() => { Date.now = now })
+  const { app, stream } = await serve(t)
+  const work = async (completed: number) => {
+    app.backgroundTasks.add(() => {})
+    await settled(app, { completed })
+  }
+  await work(1)
+  later = 200_000
+  await work(2)
+  const viewer = await stream()
+  t.ok((await viewer.first).seconds.some(({ completed }) => completed === 1))
+  viewer.close()
+  later = 400_000
+  await work(3)
+  later = 402_000
+  const next = await stream()
+  const { seconds } = await next.first
+  t.equal(seconds.reduce((sum, { completed }) => sum + completed, 0), 2)
+  next.close()
+  later = 1_400_000
+  t.same((await (await stream()).first).seconds, [])
+})
+
+test('a task whose turn comes next', async t => {
+  const { app } = await createApp(t)
+  await app.register(dashboard, {
+    preHandler: (_request, _reply, done) => {
+      app.backgroundTasks.add(function soon () {})
+      done()
+    }
+  })
+  const { url } = await listen(app)
+  const { tasks } = await (await openStream(t, `${url}/events`)).first
+  t.match(tasks, [{ name: 'soon', state: 'waiting', why: 'It is about to run.' }])
 })

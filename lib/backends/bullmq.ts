@@ -469,9 +469,9 @@ function listedTask (job: Job<JobData>, list: typeof LISTED[number]): ListedTask
     requestId,
     attempts,
     state,
-    since: since ?? null,
+    since: since as number,
     // The queue's delay counts from the time when the task was added, or its last attempt began.
-    due: list === 'delayed' ? (attemptsMade > 0 ? since ?? timestamp : timestamp) + delay : null,
+    due: list === 'delayed' ? (attemptsMade > 0 ? since as number : timestamp) + delay : null,
     attempt: list === 'running' ? attemptsMade + 1 : attemptsMade,
     progress: job.progress === 0 ? undefined : job.progress,
     error: job.failedReason === undefined ? undefined : errorOf(job)

@@ -131,7 +131,7 @@ export class Source {
 
   #show (shown: Map<string, Task>, views: Map<string, TaskView>): TaskView[] {
     this.#shown = shown
-    return [...views.values()].sort((a, b) => (a.since ?? 0) - (b.since ?? 0))
+    return [...views.values()].sort((a, b) => Number(a.since) - Number(b.since))
   }
 
   /** The oldest first. */

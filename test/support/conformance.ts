@@ -548,7 +548,8 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
     await web.ready()
     const backend = shared.backend!
     t.same(await backend.list!(10), { counts: { running: 0, waiting: 0, delayed: 0, failed: 0 }, tasks: [] })
-    const worker = await createApp(t, { ...await sameAs(shared), tasks, worker: { concurrency: 1 } })
+    const others = await sameAs(shared)
+    const worker = await createApp(t, { ...others, tasks, worker: { concurrency: 1 } })
     t.teardown(() => { gate.open = true })
     const failing = web.backgroundTasks.add({ name: 'a label' }, fail, { n: 1 })
     const retrying = web.backgroundTasks.add(again)
@@ -581,6 +582,7 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
     t.equal((await backend.list!(1)).tasks.filter(({ state }) => state === 'failed').length, 1)
 
     t.equal(await backend.retry!(waiting.id), false, 'it has not failed')
+    t.equal(await others.backend!.retry!(delayed.id), false, 'nor has this')
     t.equal(await backend.retry!('00000000-0000-4000-8000-000000000000'), false)
     gate.broken = false
     t.equal(await backend.retry!(failing.id), true)
