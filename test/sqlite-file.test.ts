@@ -1,8 +1,10 @@
-import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
+import type { Database } from '../lib/backends/node-sqlite'
 import { sqlite } from '../lib/backends/sqlite'
+import { prepareSchema } from '../lib/backends/sqlite-file'
 import { createApp, signal } from './support/server'
 import { newFile, noSqlite, rawConnection } from './support/sqlite'
 
@@ -57,9 +59,9 @@ test('what is no file of ours is refused and left untouched', { skip: noSqlite }
   database.close()
   await isRefused(t, other, /belongs to another application; it was left untouched/)
   t.same(readdirSync(dirname(other)).sort(), [other, text].map(file => file.slice(dirname(file).length + 1)).sort(), 'nothing is put beside it')
-  await t.rejects(startsWith(t, dirname(other)), { code: 'FST_BGT_BACKEND_FAILED', message: /EISDIR/ })
+  await t.rejects(startsWith(t, dirname(other)), { code: 'FST_BGT_BACKEND_FAILED', message: /is a folder/ })
   await t.rejects(startsWith(t, `${dirname(other)}/none/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /unable to open/ })
-  await t.rejects(startsWith(t, `${other}/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /ENOTDIR/ })
+  await t.rejects(startsWith(t, `${other}/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /unable to open/ })
 })
 
 test('a file of a newer version is refused and left untouched', { skip: noSqlite }, async t => {
@@ -127,4 +129,55 @@ test('an application that does not wait so long for its start lets go of the fil
   other.close()
   // The last one that closes it removes these.
   while (existsSync(`${file}-wal`)) await new Promise(resolve => { setTimeout(resolve, 5) })
+})
+
+/** The locks that this process has on a file. */
+function locksOn (file: string): number {
+  const owner = new RegExp(`^\\d+: POSIX .* ${process.pid} \\S+:${statSync(file).ino} `, 'gm')
+  return readFileSync('/proc/locks', 'latin1').match(owner)?.length ?? 0
+}
+
+const noLocks = process.platform === 'linux' ? noSqlite : 'only Linux tells in /proc/locks who has locked a file'
+
+test('a second application of the same process leaves the first one its locks', { skip: noLocks }, async t => {
+  const file = await filled(t)
+  await startsWith(t, file)
+  t.equal(locksOn(file), 1)
+  const second = await startsWith(t, file)
+  t.equal(locksOn(file), 1)
+  await second.close()
+  t.equal(locksOn(file), 1)
+})
+
+test('a crash in the middle of a checkpoint is no damage', { skip: noSqlite }, async t => {
+  const file = await filled(t)
+  const database = rawConnection(file)
+  database.exec("PRAGMA wal_autocheckpoint = 0; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) INSERT INTO tasks (id, task, state, due) SELECT i, hex(randomblob(500)), 'failed', 0 FROM n")
+  const crashed = newFile(t)
+  const before = readFileSync(file)
+  copyFileSync(`${file}-wal`, `${crashed}-wal`)
+  database.exec('PRAGMA wal_checkpoint(TRUNCATE)')
+  database.close()
+  // The first page tells of pages that are not there yet.
+  readFileSync(file).copy(before, 0, 0, 4096)
+  t.ok(readFileSync(file).length > before.length)
+  writeFileSync(crashed, before)
+  const app = await startsWith(t, crashed)
+  await app.close()
+  t.match(rawConnection(crashed).prepare("SELECT COUNT(*) AS count FROM tasks WHERE state = 'failed'").get(), { count: 200 })
+})
+
+test('where the table cannot be made, the error says why', { skip: noSqlite }, async t => {
+  const database = rawConnection(newFile(t))
+  t.teardown(() => database.close())
+  const full = {
+    prepare: (sql: string) => database.prepare(sql),
+    exec (sql: string) {
+      if (!sql.includes('CREATE')) return database.exec(sql)
+      // As SQLite itself does where the disk is full.
+      database.exec('ROLLBACK')
+      throw new Error('database or disk is full')
+    }
+  }
+  t.throws(() => prepareSchema(full as Database, 'x'), { message: 'database or disk is full' })
 })

@@ -193,6 +193,8 @@ test('a worker that was taken for dead is told so, and its end does not count', 
   await backend.work(2, async ({ task: { id }, signal }) => {
     if (id === kept.id) await gate.promise
     else await once(signal, 'abort').then(() => { aborted.push(id) })
+    // It does not stop at once.
+    if (id === lost.id) await gate.promise
     return { state: 'completed', result: 'mine' }
   })
   await backend.store([[kept, lost]])
@@ -204,6 +206,7 @@ test('a worker that was taken for dead is told so, and its end does not count', 
   t.match(log, [{ msg: /taken over by another worker/, task: { id: lost.id } }])
   await sleep(200)
   t.match(await backend.find(kept.id), { state: 'running' }, 'longer than a lease')
+  t.equal(log.length, 1, 'that is said once')
   gate.resolve()
   await until('the one that was kept', async () => (await backend.find(kept.id))?.state === 'completed')
   t.match(await backend.find(lost.id), { state: 'running', result: undefined })
@@ -370,4 +373,133 @@ test('after a transaction that has held the thread, it is for others', { skip: n
   t.equal(times.length, 4, 'both in the first transaction')
   await write()
   t.ok(times[4]! - times[3]! > 3, `${times[4]! - times[3]!} ms between two`)
+})
+
+test('a batch that cannot be stored is refused alone, and whole', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file })
+  const bad = stored()
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec(`CREATE TRIGGER refuse BEFORE INSERT ON tasks WHEN new.id = '${bad.id}' BEGIN SELECT RAISE(ABORT, 'too big'); END`)
+  const [first, with1, last] = [stored(), stored(), stored()]
+  t.match(await backend.store([[first], [with1, bad], [last]]), [[first.id], Error('too big'), [last.id]])
+  t.equal(await backend.find(with1.id), null)
+  await t.rejects(backend.store([[bad]]), /too big/)
+})
+
+test('a batch that waits behind another one, and then for the file, is answered within the default storeTimeout', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { app } = await createApp(t, { file }, { worker: false })
+  app.get('/', async request => request.backgroundTasks.add(task, 1).id)
+  await app.ready()
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec('BEGIN IMMEDIATE')
+  const first = app.inject('/')
+  await sleep(100)
+  for (const answer of await Promise.all([first, app.inject('/')])) t.match(answer.json(), { message: /another process has held the file for 2000 ms/ })
+})
+
+test('a clock that is set back keeps no task that was due from running', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file })
+  const seen: string[] = []
+  const late = stored({ delay: 60_000 })
+  const tasks = [stored(), stored(), late]
+  const now = Date.now
+  t.teardown(() => { Date.now = now })
+  Date.now = () => now() + 3_600_000
+  await backend.store([tasks])
+  Date.now = now
+  const list = await backend.list!(10)
+  t.match(list.counts, { waiting: 2, delayed: 1 })
+  t.ok(list.tasks[0]!.since! > now(), 'since when it waits is known')
+  await backend.work(1, async ({ task: { id } }) => {
+    seen.push(id)
+    return { state: 'completed', result: undefined }
+  })
+  await until('both', () => seen.length === 2)
+  t.same(seen, tasks.slice(0, 2).map(({ id }) => id))
+})
+
+test('a task that has waited for its time is not passed by those that come later', { skip: noSqlite }, async t => {
+  const { backend } = await open(t, { file: newFile(t) })
+  const seen: string[] = []
+  const gate = signal()
+  const [first, delayed, later] = [stored(), stored({ delay: 20 }), stored()]
+  await backend.work(1, async ({ task: { id } }) => {
+    seen.push(id)
+    if (id === first.id) await gate.promise
+    return { state: 'completed', result: undefined }
+  })
+  await backend.store([[first, delayed]])
+  await sleep(50)
+  await backend.store([[later]])
+  gate.resolve()
+  await until('all', () => seen.length === 3)
+  t.same(seen, [first, delayed, later].map(({ id }) => id))
+})
+
+test('times need not be whole numbers', { skip: noSqlite }, async t => {
+  const { backend, log } = await open(t, { file: newFile(t), lockDuration: 60.5, pollInterval: 10.5, busyTimeout: 500.5 })
+  const attempts: number[] = []
+  const task = stored({ delay: 1.5, attempts: 3, backoff: { type: 'fixed', delay: 1.5, jitter: 0, maxDelay: 1_000 } as never })
+  await backend.store([[task]])
+  await backend.work(1, async ({ attempt }) => {
+    attempts.push(attempt)
+    await sleep(100)
+    if (attempts.length === 1) return { state: 'not attempted', reason: new Error('busy'), delay: 0.5 }
+    return attempts.length === 2 ? { state: 'failed', error: new Error('once') } : { state: 'completed', result: undefined }
+  })
+  await until('its end', async () => (await backend.find(task.id))?.state === 'completed')
+  t.same(attempts, [1, 1, 2])
+  t.same(log, [])
+})
+
+test('a renewal that has failed is tried again long before the lease ends', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file, lockDuration: 9_000, busyTimeout: 50 })
+  const gate = signal()
+  const task = stored()
+  await backend.work(1, async () => {
+    await gate.promise
+    return { state: 'completed', result: undefined }
+  })
+  await backend.store([[task]])
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  const lease = () => other.prepare('SELECT lease_until FROM tasks').get()!.lease_until as number
+  await until('it runs', async () => (await backend.find(task.id))?.state === 'running')
+  const first = lease()
+  other.exec('BEGIN IMMEDIATE')
+  // The first renewal comes after three seconds.
+  await sleep(3_300)
+  other.exec('COMMIT')
+  t.equal(lease(), first)
+  await sleep(1_200)
+  t.ok(lease() > first)
+  gate.resolve()
+})
+
+test('a task that is handed out while it is being cancelled is told to stop', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file })
+  const task = stored()
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  await backend.store([[task]])
+  other.exec('BEGIN IMMEDIATE')
+  let stopped = false
+  await backend.work(1, async ({ signal }) => {
+    if (!signal.aborted) await once(signal, 'abort')
+    stopped = true
+    return { state: 'cancelled' }
+  })
+  // The worker waits for the file already.
+  await sleep(30)
+  const cancelled = backend.cancel(task.id)
+  other.exec('COMMIT')
+  t.equal(await cancelled, true)
+  await until('it has stopped', () => stopped)
 })

@@ -34,6 +34,8 @@ export function loadSqlite (backend: string): NodeSqlite {
 /** What SQLite's result codes mean; the higher bits of a code only say more. */
 const BUSY = 5
 const READONLY = 8
+const CORRUPT = 11
+const NOTADB = 26
 
 /** Another connection has the file just now. */
 export function isBusy (error: unknown): boolean {
@@ -43,6 +45,24 @@ export function isBusy (error: unknown): boolean {
 /** The connection may not write, and would have to. */
 export function isReadonly (error: unknown): boolean {
   return resultCode(error) === READONLY
+}
+
+/** What is in the file does not fit together. */
+export function isDamaged (error: unknown): boolean {
+  return resultCode(error) === CORRUPT
+}
+
+export function isNoDatabase (error: unknown): boolean {
+  return resultCode(error) === NOTADB
+}
+
+/** Undoes a transaction that has failed. */
+export function rollBack (database: Database): void {
+  try {
+    database.exec('ROLLBACK')
+  } catch {
+    // Where the disk is full, SQLite has done so itself.
+  }
 }
 
 function resultCode (error: unknown): number {

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { isBusy, loadSqlite, type Database, type Statement } from './node-sqlite'
+import { isBusy, loadSqlite, rollBack, type Database, type Statement } from './node-sqlite'
 import { checkHeader, checkPages, makeDurable, prepareSchema } from './sqlite-file'
 
 /** Something that waits to be written. */
@@ -43,7 +43,7 @@ export class Connection {
    */
   static async open (backend: string, file: string, busyTimeout: number): Promise<Connection> {
     const sqlite = loadSqlite(backend)
-    if (file !== ':memory:' && checkHeader(file)) await whileBusy(busyTimeout, () => checkPages(sqlite, file))
+    if (file !== ':memory:') await whileBusy(busyTimeout, () => { if (checkHeader(sqlite, file)) checkPages(sqlite, file) })
     const database = new sqlite.DatabaseSync(file)
     try {
       await whileBusy(busyTimeout, () => prepareSchema(database, file))
@@ -137,16 +137,8 @@ export class Connection {
       this.#commit.run()
       return results
     } catch (error) {
-      this.#rollBack()
+      rollBack(this.#database)
       throw error
-    }
-  }
-
-  #rollBack (): void {
-    try {
-      this.#database.exec('ROLLBACK')
-    } catch {
-      // Where the disk is full, SQLite has done so itself.
     }
   }
 

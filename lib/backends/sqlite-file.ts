@@ -1,5 +1,6 @@
-import { closeSync, openSync, readSync } from 'node:fs'
-import { isReadonly, type Database, type NodeSqlite } from './node-sqlite'
+import { existsSync, statSync } from 'node:fs'
+import { pathToFileURL } from 'node:url'
+import { isDamaged, isNoDatabase, isReadonly, rollBack, type Database, type NodeSqlite, type Value } from './node-sqlite'
 
 /*
  * How a file is opened: a file that is not this backend's, that is damaged, or that a newer version has written, is
@@ -36,73 +37,79 @@ const SCHEMA = `
 `
 
 /**
- * Refuses a file that is not ours. It reads the header by itself: SQLite would put files of its own beside another
- * application's. Ours has its marks there from the first moment on, because it is made with a rollback journal.
+ * Refuses a file that is not ours, without a trace. What is ours has its marks in the header from the first moment on,
+ * because it is made with a rollback journal. Only SQLite may open the file: whoever closes it takes all locks from it
+ * that the process has, those of another application too, and SQLite alone knows of them.
  * @returns whether there is something in the file
  */
-export function checkHeader (file: string): boolean {
-  const header = readHeader(file)
-  if (header.length === 0) return false
-  if (header.toString('latin1', 0, 16) !== 'SQLite format 3\0') throw new Error(`${file} is not a file of SQLite; it was left untouched`)
-  if (header.readUInt32BE(68) !== APPLICATION_ID) throw new Error(`${file} belongs to another application; it was left untouched`)
-  checkVersion(file, header.readUInt32BE(60))
+export function checkHeader (sqlite: NodeSqlite, file: string): boolean {
+  if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true) throw new Error(`${file} is a folder`)
+  const database = openUntouched(sqlite, file)
+  if (database === null) return false
+  try {
+    if (pragma(database, 'page_count') === 0) return false
+    checkMarks(database, file)
+  } catch (error) {
+    if (isNoDatabase(error)) throw new Error(`${file} is not a file of SQLite; it was left untouched`)
+    // A crash may have left it so, and another connection may be about to write it.
+    if (!isDamaged(error) && !isReadonly(error)) throw error
+  } finally {
+    database.close()
+  }
   return true
 }
 
-function readHeader (file: string): Buffer {
-  let descriptor: number
+/** Opens it so that not even a file is put beside it; returns `null` if there is none. */
+function openUntouched (sqlite: NodeSqlite, file: string): Database | null {
   try {
-    descriptor = openSync(file, 'r')
-  } catch (error) {
-    if ((error as { code?: string }).code === 'ENOENT') return Buffer.alloc(0)
-    throw error
-  }
-  try {
-    const header = Buffer.alloc(100)
-    // A shorter one is filled up with zeros, and none of ours.
-    return readSync(descriptor, header) === 0 ? Buffer.alloc(0) : header
-  } finally {
-    closeSync(descriptor)
+    return new sqlite.DatabaseSync(`${pathToFileURL(file)}?immutable=1`, { readOnly: true })
+  } catch {
+    if (!existsSync(file)) return null
+    // Before Node 22.15, a URL is taken for a path.
+    return new sqlite.DatabaseSync(file, { readOnly: true })
   }
 }
 
-function checkVersion (file: string, version: number): void {
+function checkMarks (database: Database, file: string): void {
+  if (pragma(database, 'application_id') !== APPLICATION_ID) throw new Error(`${file} belongs to another application; it was left untouched`)
+  const version = pragma(database, 'user_version') as number
   if (version > SCHEMA_VERSION) {
     throw new Error(`${file} has schema version ${version}, and this version of fastify-background-tasks knows ${SCHEMA_VERSION}; it was left untouched`)
   }
 }
 
+function pragma (database: Database, name: string): Value {
+  return database.prepare(`PRAGMA ${name}`).get()![name]!
+}
+
 /** Refuses a file whose pages are damaged. The connection cannot write, so that not even its end changes the file. */
 export function checkPages (sqlite: NodeSqlite, file: string): void {
   const database = new sqlite.DatabaseSync(file, { readOnly: true })
+  const damaged = (what: string, cause?: unknown) => new Error(`${file} is damaged: ${what.replaceAll('\n', ' ')}; it was left untouched`, { cause })
   try {
+    // The header may be older than what a process has written that crashed.
+    checkMarks(database, file)
     const { quick_check: found } = database.prepare('PRAGMA quick_check(1)').get()!
-    if (found !== 'ok') throw new Error(String(found))
-  } catch (cause) {
+    if (found !== 'ok') throw damaged(String(found))
+  } catch (error) {
     // The journal of a crash: only a connection that may write can undo what is half done.
-    if (isReadonly(cause)) return
-    const { errcode, message } = cause as { errcode?: number, message: string }
-    // It is all right, but another connection has it.
-    if (errcode !== undefined && !DAMAGED.has(errcode & 0xFF)) throw cause
-    throw new Error(`${file} is damaged: ${message.replaceAll('\n', ' ')}; it was left untouched`, { cause })
+    if (isReadonly(error)) return
+    throw isDamaged(error) ? damaged((error as Error).message, error) : error
   } finally {
     database.close()
   }
 }
-
-/** SQLITE_CORRUPT, SQLITE_NOTADB. */
-const DAMAGED = new Set([11, 26])
 
 /** Makes the table in a new file. */
 export function prepareSchema (database: Database, file: string): void {
   database.exec('BEGIN IMMEDIATE')
   try {
     // Another process may have made it meanwhile.
-    if (database.prepare('PRAGMA application_id').get()!.application_id === 0) database.exec(SCHEMA)
-    checkVersion(file, database.prepare('PRAGMA user_version').get()!.user_version as number)
+    if (database.prepare('SELECT 1 FROM sqlite_schema').get() === undefined) database.exec(SCHEMA)
+    checkMarks(database, file)
     database.exec('COMMIT')
   } catch (error) {
-    database.exec('ROLLBACK')
+    rollBack(database)
     throw error
   }
 }

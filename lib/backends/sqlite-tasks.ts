@@ -30,8 +30,19 @@ export interface Settlement {
   error: string | null
 }
 
-/** How many rows one statement removes at most: it holds the thread. */
-const PRUNED_AT_ONCE = 1_000
+/** How many rows one statement removes or changes at most: it holds the thread. */
+const ROWS_AT_ONCE = 1_000
+
+/**
+ * Taken off the time at which a task was due, once it is: so they keep their order, and a clock that is set back makes
+ * none of them wait again.
+ */
+const DUE = 1e15
+
+/** When a task is due, as the table has it. All its times are whole numbers. */
+export function dueIn (delay: number, now: number): number {
+  return delay === 0 ? now - DUE : Math.ceil(now + delay)
+}
 
 /** What is done in the table, by statements that are prepared once. Those that write belong in a transaction. */
 export class TaskTable {
@@ -44,6 +55,7 @@ export class TaskTable {
   readonly #next: Statement
   readonly #fail: Statement
   readonly #release: Statement
+  readonly #markDue: Statement
   readonly #claim: Statement
   readonly #renew: Statement
   readonly #settle: Statement
@@ -72,6 +84,8 @@ export class TaskTable {
     this.#fail = prepare(`UPDATE tasks SET state = 'failed', settled_at = ?, error = ?, ${release}
       WHERE ${gone} AND lease_until <= ? AND crashes >= ? RETURNING task`)
     this.#release = prepare(`UPDATE tasks SET state = 'pending', ${release} WHERE ${gone} AND lease_until <= ? RETURNING id`)
+    this.#markDue = prepare(`UPDATE tasks SET due = due - ${DUE} WHERE rowid IN (
+      SELECT rowid FROM tasks WHERE state = 'pending' AND due > 0 AND due <= ? ORDER BY due LIMIT ${ROWS_AT_ONCE})`)
     this.#claim = prepare(`UPDATE tasks SET state = 'running', owner = ?, lease_until = ?, deliveries = deliveries + 1
       WHERE rowid IN (SELECT rowid FROM tasks WHERE state = 'pending' AND due <= ? ORDER BY due, rowid LIMIT ?)
       RETURNING rowid AS place, due, task, attempts, deliveries`)
@@ -82,9 +96,9 @@ export class TaskTable {
       WHERE ${mine}`)
     this.#progress = prepare(`UPDATE tasks SET progress = ? WHERE ${mine}`)
     this.#pruneByAge = prepare(`DELETE FROM tasks WHERE rowid IN (
-      SELECT rowid FROM tasks WHERE state = ? AND settled_at <= ? LIMIT ${PRUNED_AT_ONCE})`)
+      SELECT rowid FROM tasks WHERE state = ? AND settled_at <= ? LIMIT ${ROWS_AT_ONCE})`)
     this.#pruneByCount = prepare(`DELETE FROM tasks WHERE rowid IN (
-      SELECT rowid FROM tasks WHERE state = ? AND settled_at IS NOT NULL ORDER BY settled_at DESC LIMIT ${PRUNED_AT_ONCE} OFFSET ?)`)
+      SELECT rowid FROM tasks WHERE state = ? AND settled_at IS NOT NULL ORDER BY settled_at DESC LIMIT ${ROWS_AT_ONCE} OFFSET ?)`)
     this.#version = prepare('PRAGMA data_version')
     const some = (which: string, order: string) => `SELECT * FROM (SELECT task, state, due, attempts, settled_at, progress, error FROM tasks WHERE ${which} ORDER BY ${order} LIMIT ?)`
     this.#list = prepare([
@@ -141,7 +155,7 @@ export class TaskTable {
 
   /** Has a failed task run again; not one whose dedupe id has been taken meanwhile. */
   retry (id: string, now: number): boolean {
-    return this.#retry.run(now, id).changes === 1
+    return this.#retry.run(dueIn(0, now), id).changes === 1
   }
 
   /** When there will be something for a worker: a task is due, the lease of one that is not held here ends. */
@@ -156,6 +170,7 @@ export class TaskTable {
   }): Taken {
     const failed = this.#fail.all(now, error, held, now, maxCrashes).map(taskOf)
     const released = this.#release.all(held, now).map(({ id }) => id as string)
+    this.#markDue.run(now)
     const rows = this.#claim.all(owner, leaseUntil, now, limit)
     // They come in no order.
     rows.sort((a, b) => (a.due as number) - (b.due as number) || (a.place as number) - (b.place as number))
@@ -181,8 +196,8 @@ export class TaskTable {
    * @returns whether there may be more of them
    */
   prune (state: 'completed' | 'failed' | 'cancelled', before: number, count: number): boolean {
-    return this.#pruneByAge.run(state, before).changes === PRUNED_AT_ONCE ||
-      this.#pruneByCount.run(state, count).changes === PRUNED_AT_ONCE
+    return this.#pruneByAge.run(state, before).changes === ROWS_AT_ONCE ||
+      this.#pruneByCount.run(state, count).changes === ROWS_AT_ONCE
   }
 
   /** Another number each time that another connection has written. */
@@ -207,7 +222,7 @@ function listedTask (row: Row, now: number): ListedTask {
     attempts,
     state,
     // When one has been handed out, the table does not tell.
-    since: stored === 'failed' ? settledAt : state === 'waiting' ? due : null,
+    since: stored === 'failed' ? settledAt : state === 'waiting' ? due < 0 ? due + DUE : due : null,
     due: later && stored === 'pending' ? due : null,
     attempt: stored === 'running' ? ended + 1 : ended,
     progress: parse(progress),

@@ -6,7 +6,7 @@ import { isUnrecoverable } from '../unrecoverable-error'
 import type { Deliver, DeliveryEnd } from './backend'
 import type { Retention } from './retention'
 import type { Connection } from './sqlite-connection'
-import type { Claim, Settlement, TaskTable } from './sqlite-tasks'
+import { dueIn, type Claim, type Settlement, type TaskTable } from './sqlite-tasks'
 
 export interface WorkerOptions {
   concurrency: number
@@ -23,6 +23,8 @@ class Held {
   readonly controller = new AbortController()
   /** The function has ended, or was given up. */
   ended = false
+  /** To another worker. */
+  lost = false
   /** What it last said of how far it has come: JSON. */
   progress: string | null = null
   /** That waits to be written. */
@@ -78,10 +80,9 @@ export class SqliteWorker {
   }
 
   start (): void {
-    const { lockDuration, pollInterval } = this.#options
+    const { pollInterval } = this.#options
     if (pollInterval !== 0) this.#pollTimer = setInterval(() => this.#poll(), pollInterval)
-    // Two may fail before the lease is over.
-    this.#renewTimer = setInterval(() => this.#renew(), lockDuration / 3)
+    this.#renewIn(this.#renewInterval)
     this.#pruneLater()
     this.wake()
   }
@@ -125,7 +126,7 @@ export class SqliteWorker {
     const { claims, released, failed } = await this.#connection.write(() => {
       const now = Date.now()
       const limit = this.#paused ? 0 : concurrency - this.#running
-      return this.#table.take({ owner: this.#owner, now, leaseUntil: now + lockDuration, limit, held: this.#heldIds(), maxCrashes, error: error as string })
+      return this.#table.take({ owner: this.#owner, now, leaseUntil: Math.ceil(now + lockDuration), limit, held: this.#heldIds(), maxCrashes, error: error as string })
     })
     this.#again = true
     for (const id of released) this.#log.warn({ task: { id } }, 'SQLite: a worker went away with a background task, which is handed out again')
@@ -196,10 +197,10 @@ export class SqliteWorker {
       case 'failed': {
         if (attempts >= task.attempts || isUnrecoverable(end.error)) return { ...ended, state: 'failed', error: errorText(end.error) }
         const delay = task.backoff === null ? 0 : backoffDelay(task.backoff, attempts)
-        return { ...ended, state: 'pending', due: now + delay }
+        return { ...ended, state: 'pending', due: dueIn(delay, now) }
       }
     }
-    return { ...ended, state: 'pending', due: now + end.delay, attempts: before }
+    return { ...ended, state: 'pending', due: dueIn(end.delay, now), attempts: before }
   }
 
   /** The work is done, also where what it returns cannot be kept: it is not done again for that. */
@@ -230,18 +231,38 @@ export class SqliteWorker {
     }, this.#failed)
   }
 
-  #renew (): void {
-    if (this.#held.size === 0) return
-    this.#connection.write(() => {
-      const held = [...this.#held].filter(({ ended }) => !ended)
-      const renewed = this.#table.renew(this.#owner, this.#heldIds(), Date.now() + this.#options.lockDuration)
+  /** In ms. Two renewals may come too late before the lease is over. */
+  get #renewInterval (): number {
+    return this.#options.lockDuration / 3
+  }
+
+  #renewIn (ms: number): void {
+    if (!this.#closed) this.#renewTimer = setTimeout(() => this.#renew(), ms)
+  }
+
+  async #renew (): Promise<void> {
+    let next = this.#renewInterval
+    try {
+      if (this.#held.size !== 0) await this.#renewLeases()
+    } catch (error) {
+      this.#failed(error)
+      next = Math.min(next, RETRY_DELAY)
+    }
+    this.#renewIn(next)
+  }
+
+  async #renewLeases (): Promise<void> {
+    const lost = await this.#connection.write(() => {
+      const held = [...this.#held].filter(({ ended, lost }) => !ended && !lost)
+      const renewed = this.#table.renew(this.#owner, this.#heldIds(), Math.ceil(Date.now() + this.#options.lockDuration))
       return held.filter(({ claim: { task, delivery } }) => renewed.get(task.id) !== delivery)
-    }).then(lost => {
-      for (const { claim: { task: { id, label: name } }, controller } of lost) {
-        this.#log.warn({ task: { id, name } }, 'SQLite: a background task was taken over by another worker, since this one gave no sign of life')
-        controller.abort()
-      }
-    }, this.#failed)
+    })
+    for (const held of lost) {
+      const { id, label: name } = held.claim.task
+      this.#log.warn({ task: { id, name } }, 'SQLite: a background task was taken over by another worker, since this one gave no sign of life')
+      held.lost = true
+      held.controller.abort()
+    }
   }
 
   #heldIds (): string {
@@ -277,7 +298,7 @@ export class SqliteWorker {
     await Promise.race([Promise.all(this.#runs), new Promise(resolve => { timer = setTimeout(resolve, ms) })])
     clearTimeout(timer)
     this.#closed = true
-    clearInterval(this.#renewTimer)
+    clearTimeout(this.#renewTimer)
     clearTimeout(this.#pruneTimer ?? undefined)
   }
 

@@ -5,7 +5,7 @@ import { MAX_TIMER } from '../task-options'
 import type { Deliver, StoredTask, TaskBackend, TaskList } from './backend'
 import { RETAIN, retention, type Retention } from './retention'
 import { Connection } from './sqlite-connection'
-import { TaskTable } from './sqlite-tasks'
+import { dueIn, TaskTable } from './sqlite-tasks'
 import { SqliteWorker } from './sqlite-worker'
 
 export type { Retention } from './retention'
@@ -33,9 +33,9 @@ export interface SqliteOptions {
    */
   pollInterval?: number
   /**
-   * Milliseconds that another process, while it writes, is waited for. It should be less than the plugin's
-   * `storeTimeout`, so that nothing is stored that was refused.
-   * @default 4_000
+   * Milliseconds that another process, while it writes, is waited for. It should be less than half of the
+   * plugin's `storeTimeout`, since a request may wait for the write of others and then for its own.
+   * @default 2_000
    */
   busyTimeout?: number
   /**
@@ -45,7 +45,7 @@ export interface SqliteOptions {
   retain?: { completed?: Retention, failed?: Retention }
 }
 
-const DEFAULTS = { lockDuration: 30_000, maxCrashes: 5, pollInterval: 500, busyTimeout: 4_000, retain: {} }
+const DEFAULTS = { lockDuration: 30_000, maxCrashes: 5, pollInterval: 500, busyTimeout: 2_000, retain: {} }
 
 const period: Check = [`a number of milliseconds from 1 to ${MAX_TIMER}`, value => typeof value === 'number' && value >= 1 && value <= MAX_TIMER]
 
@@ -91,13 +91,18 @@ class SqliteBackend implements TaskBackend {
     this.#table = new TaskTable(connection)
   }
 
-  /** All in one transaction. */
-  async store (batches: StoredTask[][]): Promise<string[][]> {
+  /** All in one transaction, unless one of them fails: that one must not take the others with it. */
+  async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
     const now = Date.now()
-    const rows = batches.map(tasks => tasks.map(task => ({ task, text: JSON.stringify(task), due: Math.ceil(now + task.delay) })))
-    const ids = await this.#open.write(() => rows.map(tasks => tasks.map(({ task, text, due }) => this.#table.insert(task, text, due))))
+    const ends = await Promise.allSettled(batches.map(tasks => this.#storeBatch(tasks, now)))
+    if (ends.every(end => end.status === 'rejected')) throw ends[0]!.reason
     this.#worker?.wake()
-    return ids
+    return ends.map(end => end.status === 'fulfilled' ? end.value : end.reason as Error)
+  }
+
+  async #storeBatch (tasks: StoredTask[], now: number): Promise<string[]> {
+    const rows = tasks.map(task => ({ task, text: JSON.stringify(task), due: dueIn(task.delay, now) }))
+    return this.#open.write(() => rows.map(({ task, text, due }) => this.#table.insert(task, text, due)))
   }
 
   async work (concurrency: number, deliver: Deliver): Promise<void> {
@@ -117,7 +122,9 @@ class SqliteBackend implements TaskBackend {
 
   async cancel (id: string): Promise<boolean> {
     if (this.#worker?.cancel(id) === true) return true
-    return this.#open.write(() => this.#table.cancel(id, Date.now()))
+    const cancelled = await this.#open.write(() => this.#table.cancel(id, Date.now()))
+    // It may have been handed out in the same transaction.
+    return cancelled || this.#worker?.cancel(id) === true
   }
 
   async list (limit: number): Promise<TaskList> {
