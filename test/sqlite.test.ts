@@ -461,6 +461,7 @@ test('times need not be whole numbers', { skip: noSqlite }, async t => {
   })
   await until('its end', async () => (await backend.find(task.id))?.state === 'completed')
   t.same(attempts, [1, 1, 2])
+  t.equal(await backend.retry!(task.id), false, 'it has not failed')
   t.same(log, [])
 })
 
