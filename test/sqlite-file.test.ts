@@ -2,9 +2,9 @@ import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, writeFil
 import { dirname } from 'node:path'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
-import type { Database } from '../lib/backends/node-sqlite'
+import type { Database, NodeSqlite } from '../lib/backends/node-sqlite'
 import { sqlite } from '../lib/backends/sqlite'
-import { prepareSchema } from '../lib/backends/sqlite-file'
+import { checkHeader, prepareSchema } from '../lib/backends/sqlite-file'
 import { createApp, signal } from './support/server'
 import { newFile, noSqlite, rawConnection } from './support/sqlite'
 
@@ -110,6 +110,10 @@ test('a start waits for another process that has the file, but not for ever', { 
   const other = rawConnection(file)
   other.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE')
   await isRefused(t, file, /database is locked/)
+  const writer = rawConnection(await filled(t))
+  writer.exec('BEGIN IMMEDIATE')
+  await isRefused(t, writer.prepare('PRAGMA database_list').get()!.file as string, /database is locked/)
+  writer.close()
   const { app } = await createApp(t, { tasks: [task], backend: sqlite({ file }) })
   const { promise: waited, resolve } = signal()
   setTimeout(resolve, 100)
@@ -180,4 +184,20 @@ test('where the table cannot be made, the error says why', { skip: noSqlite }, a
     }
   }
   t.throws(() => prepareSchema(full as Database, 'x'), { message: 'database or disk is full' })
+})
+
+test('where SQLite takes no URL, as before Node 22.15, a file is looked at all the same', { skip: noSqlite }, async t => {
+  const { DatabaseSync } = process.getBuiltinModule('node:sqlite') as unknown as NodeSqlite
+  const sqlite = {
+    DatabaseSync: class extends DatabaseSync {
+      constructor (file: string, options?: { readOnly?: boolean }) {
+        super(file.replace(/^file:/, './file:/'), options)
+      }
+    }
+  }
+  t.equal(checkHeader(sqlite, await filled(t)), true)
+  const file = newFile(t)
+  t.equal(checkHeader(sqlite, file), false)
+  writeFileSync(file, 'dear diary')
+  t.throws(() => checkHeader(sqlite, file), /is not a file of SQLite/)
 })

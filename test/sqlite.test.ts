@@ -87,6 +87,8 @@ test('the same task stored twice is one; called off in between, it counts as new
   t.same(await backend.store([[task]]), [[task.id]])
   t.same(await backend.store([[task]]), [[task.id]])
   t.equal(await backend.cancel(task.id), true)
+  t.equal(await backend.cancel(task.id), false)
+  t.equal(await backend.retry!(task.id), false)
   t.match(await backend.find(task.id), { state: 'cancelled', attempts: 0 })
   t.same(await backend.store([[task]]), [[task.id]])
   t.match(await backend.find(task.id), { state: 'pending' })
@@ -415,12 +417,17 @@ test('a clock that is set back keeps no task that was due from running', { skip:
   const list = await backend.list!(10)
   t.match(list.counts, { waiting: 2, delayed: 1 })
   t.ok(list.tasks[0]!.since! > now(), 'since when it waits is known')
+  const delayed = stored({ delay: 1 })
+  const due = now()
+  await backend.store([[delayed]])
+  const since = await until('it is due', async () => (await backend.list!(10)).tasks.find(({ id, state }) => id === delayed.id && state === 'waiting')?.since)
+  t.ok(since! > due && since! <= now())
   await backend.work(1, async ({ task: { id } }) => {
     seen.push(id)
     return { state: 'completed', result: undefined }
   })
-  await until('both', () => seen.length === 2)
-  t.same(seen, tasks.slice(0, 2).map(({ id }) => id))
+  await until('all', () => seen.length === 3)
+  t.same(seen.sort(), [...tasks.slice(0, 2), delayed].map(({ id }) => id))
 })
 
 test('a task that has waited for its time is not passed by those that come later', { skip: noSqlite }, async t => {
@@ -454,6 +461,7 @@ test('times need not be whole numbers', { skip: noSqlite }, async t => {
   })
   await until('its end', async () => (await backend.find(task.id))?.state === 'completed')
   t.same(attempts, [1, 1, 2])
+  t.equal(await backend.retry!(task.id), false, 'it has not failed')
   t.same(log, [])
 })
 

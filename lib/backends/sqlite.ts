@@ -121,10 +121,12 @@ class SqliteBackend implements TaskBackend {
   }
 
   async cancel (id: string): Promise<boolean> {
-    if (this.#worker?.cancel(id) === true) return true
-    const cancelled = await this.#open.write(() => this.#table.cancel(id, Date.now()))
-    // It may have been handed out in the same transaction.
-    return cancelled || this.#worker?.cancel(id) === true
+    // What has not been handed out when this is asked may be so in the same transaction.
+    return this.#tellWorker(id) || await this.#open.write(() => this.#table.cancel(id, Date.now())) || this.#tellWorker(id)
+  }
+
+  #tellWorker (id: string): boolean {
+    return this.#worker?.cancel(id) ?? false
   }
 
   async list (limit: number): Promise<TaskList> {
