@@ -82,8 +82,6 @@ export class AppTasks implements AppBackgroundTasks {
     const stored = handOver([task], this.#runtime)
     this.#storing.add(stored)
     stored.catch(error => {
-      // Called off meanwhile, or given up by the application's close.
-      if (task.isSettled) return
       this.#runtime.report.failed(task, line, error)
       line.settle(task, FAILED)
     }).finally(() => { this.#storing.delete(stored) })

@@ -165,14 +165,15 @@ test('stored tasks: not stored, not called off, dropped by their dedupe id', asy
     backend.onStore = async () => { throw new Error('full') }
     handles.push(request.backgroundTasks.add({ name: 'not stored' }, task))
   })
-  app.get('/cancel', async request => {
-    const handle = request.backgroundTasks.add({ name: 'not called off' }, task)
-    handles.push(handle)
+  app.get('/replace', async request => {
+    handles.push(request.backgroundTasks.add({ name: 'not called off', key: 'k' }, task))
     backend.onCancel = async () => { throw new Error('gone') }
     backend.onStore = async tasks => {
-      await handle.cancel()
+      backend.onStore = async tasks => tasks.map(({ id }) => id)
+      request.backgroundTasks.add({ key: 'k' }, task)
       return tasks.map(({ id }) => id)
     }
+    await request.backgroundTasks.flush()
     return 'x'
   })
   app.get('/dedupe', async request => {
@@ -181,8 +182,8 @@ test('stored tasks: not stored, not called off, dropped by their dedupe id', asy
     return 'x'
   })
   const { url } = await listen(app)
-  for (const path of ['/late', '/cancel', '/dedupe']) await (await fetch(url + path)).text()
-  await settled(app, { failed: 1, cancelled: 1, dropped: 1 })
+  for (const path of ['/late', '/replace', '/dedupe']) await (await fetch(url + path)).text()
+  await settled(app, { failed: 1, replaced: 1, stored: 1, dropped: 1 })
   t.match(checkLine(t, log, 'background task failed', ERROR, handles[0]!, 'req-1'), { err: { code: 'FST_BGT_STORE_FAILED' } })
   t.match(checkLine(t, log, 'background task could not be called off in the backend', ERROR, handles[1]!, 'req-2'), { err: { message: 'gone' } })
   t.match(checkLine(t, log, 'background task dropped', DEBUG, handles[2]!, 'req-3'), { why: 'its dedupe id is taken by task another' })

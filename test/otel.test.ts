@@ -237,7 +237,7 @@ test('from web to worker through Redis, the trace shows one story', { skip: noRe
   t.match(await metric('background_tasks.queue.duration', { 'messaging.destination.name': 'resize' }), { count: 1 })
 })
 
-test('a hand-over that fails, and one that finds its task called off', async t => {
+test('a hand-over that fails, and one that finds its task replaced', async t => {
   const telemetry_ = telemetry(t)
   const task = defineTask('kept', async () => {})
   const backend = new StubBackend()
@@ -258,22 +258,18 @@ test('a hand-over that fails, and one that finds its task called off', async t =
     request.backgroundTasks.add({ dedupe: 'same' }, task)
     return 'x'
   })
-  app.get('/cancel', async function handler (request) {
-    const handle = request.backgroundTasks.add(task)
-    backend.onStore = async tasks => {
-      await handle.cancel()
-      return tasks.map(({ id }) => id)
-    }
-    return 'x'
-  })
-  app.get('/refuse', async function handler (request) {
-    const handle = request.backgroundTasks.add(task)
-    backend.onStore = async () => {
-      await handle.cancel()
-      throw new Error('full')
-    }
-    return 'x'
-  })
+  for (const path of ['/replace', '/refuse']) {
+    app.get(path, async function handler (request) {
+      request.backgroundTasks.add({ key: 'k' }, task)
+      backend.onStore = async tasks => {
+        request.backgroundTasks.add({ key: 'k', runOn: 'failure' }, task)
+        if (path === '/refuse') throw new Error('full')
+        return tasks.map(({ id }) => id)
+      }
+      await request.backgroundTasks.flush().catch(() => {})
+      return 'x'
+    })
+  }
   const { url } = await listen(app)
   const sent = () => telemetry_.spans('send kept').map(({ status: { code }, attributes, events }) => [
     code === SpanStatusCode.ERROR, attributes['error.type'], attributes['background_task.outcome'], events.length
@@ -285,11 +281,11 @@ test('a hand-over that fails, and one that finds its task called off', async t =
   t.equal((await fetch(`${url}/dedupe`)).status, 200)
   t.same(sent()[2], [false, undefined, 'dropped', 0])
   t.equal(telemetry_.span('dropped kept').attributes['background_task.reason'], 'its dedupe id is taken by task another')
-  t.equal((await fetch(`${url}/cancel`)).status, 200)
-  t.same(sent()[3], [false, undefined, 'cancelled', 0])
-  t.equal((await fetch(`${url}/refuse`)).status, 503)
-  t.same(sent()[4], [false, undefined, 'cancelled', 0], 'it was called off before it was refused')
-  t.equal(telemetry_.spans('cancelled kept').length, 2)
+  t.equal((await fetch(`${url}/replace`)).status, 200)
+  t.same(sent()[3], [false, undefined, 'replaced', 0])
+  t.equal((await fetch(`${url}/refuse`)).status, 200)
+  t.same(sent()[4], [false, undefined, 'replaced', 0], 'it was replaced before it was refused')
+  t.equal(telemetry_.spans('replaced kept').length, 2)
 })
 
 for (const separateTraces of [false, true]) {

@@ -590,6 +590,19 @@ test('close is bounded, whatever the server does', async t => {
   t.equal(log.filter(({ msg }) => msg === 'stub could not be closed').length, 2)
 })
 
+test('a task of the application that is being written at the close has failed, and that is told', async t => {
+  const { app, backend, log } = await createApp(t, { storeTimeout: 200, closeTimeout: 20 })
+  backend.onStore = never
+  await app.ready()
+  const handle = app.backgroundTasks.add(task, 1)
+  await until('it is being written', () => backend.written.length === 1)
+  const flushed = t.rejects(app.backgroundTasks.flush(), { code: 'FST_BGT_STORE_FAILED' })
+  await app.close()
+  await flushed
+  t.equal(handle.state, 'failed')
+  t.match(log.filter(({ msg }) => msg === 'background task failed'), [{ task: { id: handle.id } }])
+})
+
 test('before its start and after its close the backend is not asked', async t => {
   const { app, backend } = await createApp(t, { closeTimeout: 50 })
   const id = '11111111-2222-4333-8444-555555555555'

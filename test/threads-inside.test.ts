@@ -63,12 +63,22 @@ test('the signal, whose reason goes back as what it is', async t => {
 
 test('an attempt that is given up while its module loads does not begin', async t => {
   const text = `
-    import { setImmediate as turn } from 'node:timers/promises'
-    await turn()
+    import { setTimeout as sleep } from 'node:timers/promises'
+    await sleep(100)
     export default (payload, { progress }) => progress('called')`
   const said = await attempt(t, text, {}, port => { port.postMessage(encodeThrown(new Error('enough'))) })
   t.match(said, [{ type: 'arrived' }, { type: 'failed', thrown: { kind: 'reason' } }])
   t.equal(said.length, 2)
+})
+
+test('errors that have errors in them', async t => {
+  const said = await attempt(t, `
+    export default () => { throw new AggregateError([...Array.from({ length: 150 }, (_, n) => new RangeError(String(n))), 'b'], 'all') }`)
+  const { thrown } = said.at(-1) as unknown as { thrown: { message: string, nested: { errors: { items: object[] } } } }
+  t.equal(thrown.message, 'all')
+  const { items } = thrown.nested.errors
+  t.match([items[0], items.at(-1)], [{ kind: 'error', message: '0' }, { kind: 'value', value: 'b' }])
+  t.ok(items.length <= 101, 'not without end')
 })
 
 test('progress, log lines, and no DI scope', async t => {

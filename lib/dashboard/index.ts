@@ -39,7 +39,7 @@ export interface DashboardOptions {
   failures?: number
 }
 
-export type ResolvedDashboardOptions = Required<DashboardOptions>
+type ResolvedDashboardOptions = Required<DashboardOptions>
 
 const DEFAULTS: ResolvedDashboardOptions = { preHandler: [], payload: false, stuckAfter: 30_000, failures: 100 }
 

@@ -3,7 +3,7 @@ import { reasonOf } from '../received'
 import type { Runtime } from '../runtime'
 import type { Store } from '../store'
 import { COLLECTING, COMPLETED, PENDING, RUNNING, type Task } from '../task'
-import type { ResolvedDashboardOptions } from './index'
+import type { DashboardOptions } from './index'
 import { Monitor, type Second } from './monitor'
 import { failureView, listedFailure, listedView, stateOf, taskView, type FailureView, type TaskView, type ViewState } from './views'
 
@@ -40,7 +40,7 @@ const BACKEND_INTERVAL = 2_000
 export class Source {
   readonly #runtime: Runtime
   readonly #monitor: Monitor
-  readonly #options: ResolvedDashboardOptions
+  readonly #options: Required<DashboardOptions>
   /** The tasks of this process that the pages show, to be cancelled from there. */
   #shown = new Map<string, Task>()
   /** What the pages have been told of. */
@@ -51,7 +51,7 @@ export class Source {
   #askedAt = -Infinity
   #asking = false
 
-  constructor (runtime: Runtime, monitor: Monitor, options: ResolvedDashboardOptions) {
+  constructor (runtime: Runtime, monitor: Monitor, options: Required<DashboardOptions>) {
     this.#runtime = runtime
     this.#monitor = monitor
     this.#options = options
