@@ -81,6 +81,19 @@ test('errors that have errors in them', async t => {
   t.ok(items.length <= 101, 'not without end')
 })
 
+test('errors that are the cause of each other, deeper than anybody reads', async t => {
+  const said = await attempt(t, `
+    export default () => {
+      let error = new Error('0')
+      for (let n = 1; n <= 50; n++) error = new Error(String(n), { cause: error })
+      throw error
+    }`)
+  let depth = 0
+  let { thrown } = said.at(-1) as unknown as { thrown: any }
+  for (; thrown !== undefined; thrown = thrown.nested.cause) depth++
+  t.ok(depth >= 5 && depth < 20, `${depth} deep`)
+})
+
 test('progress, log lines, and no DI scope', async t => {
   const said = await attempt(t, `
     export default (payload, { log, progress, diScope }) => {}`)
