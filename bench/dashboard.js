@@ -29,7 +29,7 @@ function work () {
 async function create (withDashboard) {
   const app = Fastify({ forceCloseConnections: true })
   await app.register(require(build))
-  if (withDashboard) await app.register(require(join(build, 'lib/dashboard')).backgroundTasksDashboard, { prefix: '/tasks' })
+  if (withDashboard) await app.register(require(join(build, 'lib/dashboard')).dashboard, { prefix: '/tasks' })
   await app.listen({ host: '127.0.0.1', port: 0 })
   return app
 }

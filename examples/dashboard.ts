@@ -2,7 +2,7 @@ import basicAuth from '@fastify/basic-auth'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import { setTimeout as sleep } from 'node:timers/promises'
 import backgroundTasks, { defineTask } from '../index'
-import dashboard from '../lib/dashboard'
+import { dashboard } from '../lib/dashboard'
 
 export interface Options {
   logger?: FastifyServerOptions['logger']

@@ -67,11 +67,9 @@ const HEADERS = {
  * A page that shows what runs, waits, is tried again and has failed, live. Register it after the plugin itself, under a
  * prefix.
  */
-export const backgroundTasksDashboard = fp(dashboard, { fastify: '5.x', name: 'fastify-background-tasks-dashboard', encapsulate: true })
+export const dashboard = fp(backgroundTasksDashboard, { fastify: '5.x', name: 'fastify-background-tasks-dashboard', encapsulate: true })
 
-export default backgroundTasksDashboard
-
-async function dashboard (fastify: FastifyInstance, opts: DashboardOptions): Promise<void> {
+async function backgroundTasksDashboard (fastify: FastifyInstance, opts: DashboardOptions): Promise<void> {
   const own = Object.fromEntries(Object.entries(opts).filter(([name]) => !FASTIFY_OPTIONS.includes(name)))
   const options = checkOptions(own, DEFAULTS, CHECKS) as ResolvedDashboardOptions
   const runtime = fastify.hasDecorator('backgroundTasks') ? AppTasks.runtimeOf(fastify.backgroundTasks) : null

@@ -22,6 +22,6 @@ export const SURFACE: Record<string, Surface> = {
   './awilix/async-context': { values: [], types: ['Cradle'], needs: ['@fastify/awilix', 'awilix'] },
   './bullmq': { values: ['bullmq'], types: ['BullmqOptions', 'Retention'] },
   './sqlite': { values: ['sqlite'], types: ['Retention', 'SqliteOptions'] },
-  './dashboard': { values: ['backgroundTasksDashboard'], types: ['DashboardOptions'] },
+  './dashboard': { values: ['dashboard'], types: ['DashboardOptions'] },
   './otel': { values: ['BackgroundTasksInstrumentation'], types: ['BackgroundTasksInstrumentationConfig'], needs: ['@opentelemetry/api'] }
 }
