@@ -81,6 +81,12 @@ test('errors that have errors in them', async t => {
   t.ok(items.length <= 101, 'not without end')
 })
 
+test('lists in an error, with errors in them and without', async t => {
+  const said = await attempt(t, `
+    export default () => { throw Object.assign(new Error('x'), { parts: [new RangeError('in it')], numbers: [1, 2] }) }`)
+  t.match(said.at(-1), { thrown: { fields: { numbers: [1, 2] }, nested: { parts: { kind: 'list', items: [{ message: 'in it' }] } } } })
+})
+
 test('errors that are the cause of each other, deeper than anybody reads', async t => {
   const said = await attempt(t, `
     export default () => {
