@@ -11,7 +11,7 @@ export async function build (): Promise<FastifyInstance> {
   })
   await app.register(backgroundTasks, { closeTimeout: 2_000 })
 
-  app.post<{ Params: { times: string, ms: string } }>('/work/:times/:ms', async request => {
+  app.post<{ Params: { times: string, ms: string } }>('/tasks/:times/:ms', async request => {
     const { times, ms } = request.params
     for (let i = 0; i < Number(times); i++) request.backgroundTasks.add({ name: 'work' }, sleep, Number(ms))
     return { accepted: true }

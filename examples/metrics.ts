@@ -66,7 +66,7 @@ export async function build ({ logger = false } = {}): Promise<FastifyInstance> 
     return registry.metrics()
   })
 
-  app.post<{ Params: { ms: string } }>('/work/:ms', async request => {
+  app.post<{ Params: { ms: string } }>('/tasks/:ms', async request => {
     request.backgroundTasks.add({ name: 'work' }, sleep, Number(request.params.ms))
     return { accepted: true }
   })

@@ -38,9 +38,9 @@ test('SIGTERM: every task, running, pending, waiting for a retry, not added yet,
 
   await Promise.all([
     // One runs, four are in line behind it, and all of them end in the time that closing takes.
-    post('/work/5/200'),
+    post('/tasks/5/200'),
     // One runs for longer than that, and one is in line behind it.
-    post('/work/2/60000'),
+    post('/tasks/2/60000'),
     // One waits for a second attempt that comes in time, one for an attempt that does not.
     post('/retry/1000'),
     post('/retry/60000')
@@ -65,8 +65,8 @@ test('SIGTERM: every task, running, pending, waiting for a retry, not added yet,
   const unfinished = log.filter(line => line.msg === 'background task did not end before the application closed')
   t.same(unfinished.map(({ level, reqId, task }) => `${level} ${reqId} ${task!.name} ${task!.state} ${task!.attempt}`).sort(), [
     `50 ${idOf('/retry/60000')} flaky pending 1`,
-    `50 ${idOf('/work/2/60000')} work pending 0`,
-    `50 ${idOf('/work/2/60000')} work running 1`
+    `50 ${idOf('/tasks/2/60000')} work pending 0`,
+    `50 ${idOf('/tasks/2/60000')} work running 1`
   ].sort())
   for (const { task } of unfinished) t.match(task!.id, /^[0-9a-f-]{36}$/)
   t.equal(log.filter(({ msg }) => msg.startsWith('background task')).at(-1)!.msg, 'background tasks drained', 'the account comes last')

@@ -21,11 +21,11 @@ test('metrics: what a scrape sees while a task runs, and when all have ended', a
   }
 
   t.match(await scrape(), { background_tasks_accepted_total: 0, 'background_tasks{state="running"}': 0 })
-  await post('/work/1')
+  await post('/tasks/1')
   await post('/fail')
   await until('both have ended', async () => (await scrape())['background_tasks_settled_total{state="failed"}'] === 1)
   await until('the first, too', async () => (await scrape())['background_tasks_settled_total{state="completed"}'] === 1)
-  await post('/work/300')
+  await post('/tasks/300')
   await until('it runs', async () => (await scrape())['background_tasks{state="running"}'] === 1)
   await until('it has ended', async () => (await scrape())['background_tasks{state="running"}'] === 0)
   t.same(await scrape(), {
