@@ -9,6 +9,7 @@ import { Connection } from '../lib/backends/sqlite-connection'
 import { until } from './support/conformance'
 import { createApp as createPlainApp, signal } from './support/server'
 import { newFile, noSqlite, rawConnection } from './support/sqlite'
+import { storedTask } from './support/stub-backend'
 
 // What is SQLite's own about this backend: its options, leases, a busy or broken file, retention.
 
@@ -28,18 +29,10 @@ async function open (t: Test, options: SqliteOptions) {
 
 let ids = 0
 
-const stored = (more: Partial<StoredTask> = {}): StoredTask => ({
+const stored = (more: Partial<StoredTask> = {}): StoredTask => storedTask({
   id: `00000000-0000-4000-8000-${String(++ids).padStart(12, '0')}`,
   name: 'task',
   label: 'a task',
-  payload: null,
-  requestId: null,
-  attempts: 1,
-  backoff: null,
-  delay: 0,
-  timeout: 0,
-  dedupe: null,
-  carrier: null,
   ...more
 })
 

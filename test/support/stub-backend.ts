@@ -1,5 +1,20 @@
 import type { Deliver, Delivery, DeliveryEnd, StoredTask, TaskBackend, TaskInfo, TaskList } from '../../lib/backends/backend'
 
+/** A task as a backend is given it, with nothing of its own but what the test says. */
+export const storedTask = (task: Partial<StoredTask> & { name: string }): StoredTask => ({
+  id: '11111111-2222-4333-8444-555555555555',
+  label: task.name,
+  payload: null,
+  requestId: null,
+  attempts: 1,
+  backoff: null,
+  delay: 0,
+  timeout: 0,
+  dedupe: null,
+  carrier: null,
+  ...task
+})
+
 /** A backend whose server is the test. */
 export class StubBackend implements TaskBackend {
   readonly name = 'stub'
@@ -63,19 +78,7 @@ export class StubBackend implements TaskBackend {
   /** Hands a task to the application, as its worker would. */
   deliver (task: Partial<StoredTask> & { name: string }, delivery: Partial<Delivery> = {}): Promise<DeliveryEnd> {
     return this.#deliver!({
-      task: {
-        id: '11111111-2222-4333-8444-555555555555',
-        label: task.name,
-        payload: null,
-        requestId: null,
-        attempts: 1,
-        backoff: null,
-        delay: 0,
-        timeout: 0,
-        dedupe: null,
-        carrier: null,
-        ...task
-      },
+      task: storedTask(task),
       attempt: 1,
       signal: new AbortController().signal,
       progress: () => {},
