@@ -186,7 +186,7 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
     t.match(await endOf(app.backgroundTasks.add({ delay: 0.5 }, nul)), { state: 'completed', result: [/^a.b$/, '\\u0000'] })
     for (const [name, message] of [['WaitingError', 'x'], ['DelayedError', 'x'], ['Error', 'bullmq:rateLimitExceeded'], ['Error', 'a\0b']] as const) {
       runs = 0
-      t.match(await endOf(app.backgroundTasks.add(failing, { name, message })), { state: 'failed', attempts: 2 }, message)
+      t.match(await endOf(app.backgroundTasks.add(failing, { name, message })), { state: 'failed', attempts: 2 }, JSON.stringify(message))
       t.equal(runs, 2)
     }
   })
