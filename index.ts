@@ -62,7 +62,7 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
     const slot = request[kTasks]
     if (slot instanceof RequestTasks) return slot
     if (slot === null) throw new errors.FST_BGT_TOO_EARLY()
-    const tasks = new RequestTasks(runtime, this, slot)
+    const tasks = di?.rejoin(this) ?? new RequestTasks(runtime, this, slot)
     request[kTasks] = tasks
     return tasks
   }

@@ -108,6 +108,14 @@ export class DiBridge {
     this.#answered.length = 0
   }
 
+  /**
+   * A request is asked for its collector itself, perhaps after it was parted from its scope: joins them again, so that both
+   * give out the same. Returns the one that the scope has made meanwhile, if it has.
+   */
+  rejoin (request: FastifyRequest): RequestTasks | null {
+    return (request as unknown as Slots)[kResolver]?.rejoin(request) ?? null
+  }
+
   /** Keeps the request's scope from being disposed, until the lease ends. */
   lease (tasks: RequestTasks): ScopeLease | null {
     const scope = scopeOf(tasks.request)
@@ -150,6 +158,11 @@ class CollectorResolver implements Resolver {
     this.#log = reply.log
     this.#statusCode = reply.statusCode
     this.#request = null
+  }
+
+  rejoin (request: FastifyRequest): LateTasks | null {
+    this.#request = request
+    return this.#late
   }
 }
 

@@ -138,6 +138,31 @@ test('resolved from a scope whose request is long over, it still takes tasks and
   t.equal(failure.reqId, request.id, 'the log still tells which request it was')
 })
 
+for (const first of ['the scope', 'the request']) {
+  test(`such a scope and its request give out one collector, whichever is asked first: ${first}`, async t => {
+    const { app, handles, request } = await oneRequest(t, () => {})
+    await app.inject('/')
+    const bySecond = first === 'the scope' ? () => request.backgroundTasks : () => tasksOf(request)
+    const tasks = first === 'the scope' ? tasksOf(request) : request.backgroundTasks
+    t.ok(bySecond() === tasks)
+    const handle = handleOf(request)
+    const { promise: release, resolve: finish } = signal()
+    tasks.add(() => handle.use())
+    bySecond().add(async () => {
+      await release
+      handle.use()
+    })
+    await settled(app, { completed: 1, running: 1 })
+    t.same(handles.map(handle => handle.closed), [0], 'the scope is kept for both tasks')
+    finish()
+    await settled(app, { completed: 2 })
+    t.same(handles.map(handle => handle.closed), [1])
+    handleOf(request)
+    await request.diScope.dispose()
+    t.same(handles.map(handle => handle.closed), [1, 1], 'and is its owner\'s again')
+  })
+}
+
 test('a task added by way of such a scope knows its request', async t => {
   const seen: unknown[] = []
   const task = defineTask('late', async (_payload: undefined, ctx) => { seen.push(ctx.requestId) })
