@@ -75,7 +75,10 @@ export class RequestTasks extends Line implements BackgroundTasks {
     if (addChannel.hasSubscribers) {
       publishAdd(task, this)
       // A subscriber has called it off.
-      if (task.isSettled) return task
+      if (task.isSettled) {
+        this.#watchOnce()
+        return task
+      }
     }
     if (task.spec !== null) {
       if (task.spec.key !== null) this.#replace(task.spec.key, task)
@@ -109,7 +112,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
     this.durable.add(task)
     if (this.outcome !== null) this.durable.storeLate(this.outcome)
     else if (this.#released) this.durable.storeNow()
-    else this.#watchOnce()
+    this.#watchOnce()
   }
 
   async flush (): Promise<void> {

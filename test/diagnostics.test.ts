@@ -189,6 +189,7 @@ test('two registrations can be told apart, and a subscriber may call a task off'
   await fetch(url)
   await settled(app, { completed: 1 })
   await settled(other.app, { cancelled: 2 })
+  await other.app.backgroundTasks.idle()
   t.same(seen.map(([, message]) => [message.app === app.backgroundTasks, (message as unknown as SettleMessage).state]).sort(), [[false, 'cancelled'], [false, 'cancelled'], [true, 'completed']].sort())
 })
 

@@ -391,6 +391,19 @@ test('released: stored at once; if that fails, again with the reply', async t =>
   t.match(app.backgroundTasks.stats(), { failed: 1 })
 })
 
+test('released before its first task: the close does not wait for a request that is long over', async t => {
+  const { app } = await createApp(t, { closeTimeout: 60_000 })
+  app.get('/', async request => {
+    request.backgroundTasks.release()
+    request.backgroundTasks.add(task, 1)
+    return 'x'
+  })
+  const { url } = await listen(app)
+  await fetch(url)
+  await app.close()
+  t.match(app.backgroundTasks.stats(), { stored: 1 })
+})
+
 test('a task that is called off while it is being written: the backend decides', async t => {
   const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
   const go = signal()
