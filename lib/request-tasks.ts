@@ -80,6 +80,7 @@ export class RequestTasks extends Line implements BackgroundTasks {
         return task
       }
     }
+    if (this.#lease === null && di !== null) this.#lease = this.leaseScope(di)
     if (task.spec !== null) {
       if (task.spec.key !== null) this.#replace(task.spec.key, task)
       if (isDurable(task, this.runtime)) {
@@ -87,7 +88,6 @@ export class RequestTasks extends Line implements BackgroundTasks {
         return task
       }
     }
-    if (this.#lease === null && di !== null) this.#lease = this.leaseScope(di)
     if (this.outcome !== null) {
       this.#judge(task, this.outcome, false)
       runner.enqueue(this)

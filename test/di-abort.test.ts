@@ -1,9 +1,11 @@
 import type { FastifyRequest } from 'fastify'
 import { Readable } from 'node:stream'
 import { test } from 'tap'
+import { defineTask } from '../index'
 import { createDiApp, type Handle } from './support/awilix'
 import { answer, http2Client, rawClient } from './support/client'
 import { listen, settled, signal, turns } from './support/server'
+import { StubBackend } from './support/stub-backend'
 
 const handleOf = (request: FastifyRequest) => request.diScope.resolve<Handle>('handle')
 
@@ -91,6 +93,28 @@ test('a client that leaves in the middle of a stream', async t => {
   t.same(handles.map(handle => handle.closed), [0])
   client.leave()
   await settled(app, { completed: 1 })
+  t.same(handles.map(handle => handle.closed), [1])
+})
+
+test('a client that leaves, where all tasks go to a backend', async t => {
+  const task = defineTask('task', async (_payload: undefined) => {})
+  const { app, handles } = await createDiApp(t, { tasks: [task], backend: new StubBackend(), worker: false })
+  const { promise: gone, resolve: leave } = signal()
+  const { promise: started, resolve: start } = signal()
+  app.get('/', async (request, reply) => {
+    const handle = handleOf(request)
+    request.backgroundTasks.add(task)
+    reply.raw.on('close', leave)
+    start()
+    await gone
+    return handle.use()
+  })
+  const { port } = await listen(app)
+  const client = await rawClient(t, port)
+  client.send('GET', '/')
+  await started
+  client.leave()
+  await settled(app, { stored: 1 })
   t.same(handles.map(handle => handle.closed), [1])
 })
 
