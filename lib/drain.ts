@@ -28,13 +28,15 @@ export function drain (runtime: Runtime): Promise<void> {
 async function drainOnce (runtime: Runtime): Promise<void> {
   const { ledger, options: { closeTimeout }, store } = runtime
   await store?.pause()
+  const deadline = Date.now() + closeTimeout
+  const lastWait = Math.min(closeTimeout * LAST_SHARE, LAST_WAIT)
   await drained(runtime, closeTimeout)
   const reason = new FST_BGT_CLOSE_TIMEOUT(closeTimeout)
   const attempts = unsettledTasks(runtime).map(([task]) => task.extra.attempt).filter(attempt => attempt !== null)
   runtime.closeReason = reason
   if (attempts.length !== 0) {
     for (const attempt of attempts) attempt.abort(reason)
-    await drained(runtime, Math.min(closeTimeout * LAST_SHARE, LAST_WAIT))
+    await drained(runtime, lastWait)
   }
   ledger.closed = true
   runtime.runner.stop()
@@ -44,9 +46,15 @@ async function drainOnce (runtime: Runtime): Promise<void> {
     if (!task.isSettled) runtime.report.unfinished(task, line, reason)
     if (!task.isSettled) runtime.executor.abandon(task, line, reason)
   }
+  // Those of tasks given up just now have hardly begun.
+  await disposed(runtime, Math.max(deadline - Date.now(), lastWait))
+  const undisposed = [...ledger.disposals]
+  for (const { line, task } of undisposed) {
+    runtime.report.disposalFailed(line, new Error('it did not end before the application closed'), task)
+  }
   await runtime.threads?.close()
   await store?.close()
-  if (unfinished.length !== 0) await sleep(LOG_WAIT)
+  if (unfinished.length + undisposed.length !== 0) await sleep(LOG_WAIT)
   if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
 }
 
@@ -83,6 +91,21 @@ function isDrained (runtime: Runtime, deadline: number): boolean {
     for (const task of line.tasks()) if (task.extra.due <= deadline) return false
   }
   return true
+}
+
+/** Resolves when no DI scope is being disposed any more, or after `ms`. */
+function disposed ({ ledger }: Runtime, ms: number): Promise<void> {
+  return new Promise(resolve => {
+    const check = () => { if (ledger.disposals.size === 0) end() }
+    const end = () => {
+      clearTimeout(timer)
+      unwatch()
+      resolve()
+    }
+    const timer = setTimeout(end, ms)
+    const unwatch = ledger.watch(check)
+    check()
+  })
 }
 
 function unsettledTasks (runtime: Runtime): Array<[Task, Line]> {

@@ -33,8 +33,8 @@ export class Ledger {
   delayed = 0
   /** Tasks that wait for a timer: for their first attempt or for another one. */
   waiting = 0
-  /** DI scopes that are being disposed. */
-  disposing = 0
+  /** DI scopes that are being disposed: whose they are. */
+  readonly disposals = new Set<{ line: Line, task: Task | undefined }>()
   closed = false
   /** Follows every task; `null` unless somebody watches. */
   observer: Observer | null = null
@@ -114,7 +114,7 @@ export class Ledger {
 
   /** Tasks that run, or would if it were their turn, and DI scopes that are being disposed after them. */
   get active (): number {
-    return this.count(PENDING) + this.count(RUNNING) - this.delayed + this.disposing
+    return this.count(PENDING) + this.count(RUNNING) - this.delayed + this.disposals.size
   }
 
   /** As {@link active}, without the tasks whose next attempt lies in the future. */

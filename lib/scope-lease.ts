@@ -39,12 +39,13 @@ export class ScopeLease {
  */
 export async function disposeScope (scope: Container, line: Line, task?: Task): Promise<void> {
   const { ledger, report } = line.runtime
-  ledger.disposing++
+  const disposal = { line, task }
+  ledger.disposals.add(disposal)
   try {
     await scope.dispose()
   } catch (error) {
     report.disposalFailed(line, error, task)
   }
-  ledger.disposing--
+  ledger.disposals.delete(disposal)
   ledger.notify()
 }

@@ -1,6 +1,7 @@
 import { asFunction, createContainer } from 'awilix'
 import type { FastifyRequest } from 'fastify'
 import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'tap'
 import { defineTask } from '../index'
 import { createDiApp, type Handle } from './support/awilix'
@@ -101,16 +102,39 @@ test('idle() waits for the disposers, and so does close(), which lets them end b
   t.equal(seen.at(-1), 'closed')
 })
 
-test('close() does not wait for a disposer for ever', async t => {
-  const container = withDisposer(() => new Promise(() => {}))
-  const { app } = await createDiApp(t, { closeTimeout: 20 }, { container })
+test('close() waits for the disposers of what it gives up, too', async t => {
+  const seen: string[] = []
+  const container = withDisposer(async () => {
+    await sleep(100)
+    seen.push('scope disposed')
+  })
+  container.register('pool', asFunction(() => ({})).singleton().disposer(() => { seen.push('pool disposed') }))
+  const { app } = await createDiApp(t, {}, { container })
   app.get('/', async request => {
+    request.diScope.resolve('pool')
     request.diScope.resolve('fragile')
-    request.backgroundTasks.add(() => {})
+    request.backgroundTasks.add({ delay: 60_000 }, () => {})
     return 'x'
   })
   const { url } = await listen(app)
   await fetch(url)
   await app.close()
-  t.equal(app.backgroundTasks.stats().completed, 1)
+  t.equal(app.backgroundTasks.stats().dropped, 1)
+  t.same(seen, ['scope disposed', 'pool disposed'])
+})
+
+test('close() does not wait for a disposer for ever, and says what it leaves', async t => {
+  const container = withDisposer(() => new Promise(() => {}))
+  const { app, log } = await createDiApp(t, { closeTimeout: 20 }, { container })
+  app.get('/', async request => {
+    request.diScope.resolve('fragile')
+    request.backgroundTasks.add(() => {})
+    return request.id
+  })
+  const { url } = await listen(app)
+  const ids = [await (await fetch(url)).text(), await (await fetch(url)).text()]
+  await app.close()
+  t.equal(app.backgroundTasks.stats().completed, 2)
+  const lines = log.filter(line => line.level === 50)
+  t.same(lines.map(line => [line.reqId, line.err!.message]), ids.map(id => [id, 'it did not end before the application closed']))
 })
