@@ -74,8 +74,8 @@ export interface BackgroundTasksOptions {
    */
   asyncContext?: boolean
   /**
-   * Whether the DI scope of a request whose client has left is disposed once its tasks have settled; `@fastify/awilix`
-   * never does so itself. Set it to `false` where its `disposeOnResponse` is.
+   * Whether the DI scope of a request whose client has left, or that adds tasks after its response, is disposed once they
+   * have settled; `@fastify/awilix` does not do so itself. Set it to `false` where its `disposeOnResponse` is.
    * @default true
    */
   disposeScopes?: boolean

@@ -22,6 +22,7 @@ export interface TaskContext {
   /**
    * A DI scope of this attempt's own, made when first read and disposed when the handler has ended; its
    * `backgroundTasks` is the collector that the task came from. `undefined` without `@fastify/awilix`.
+   * @throws FST_BGT_NO_DI_SCOPE on a worker thread
    */
   readonly diScope: DiScope
   /** Notes how far the task has come: any JSON value. The last one is what `find` shows. */
