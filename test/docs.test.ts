@@ -2,6 +2,7 @@ import { readFileSync, existsSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { test } from 'tap'
+import { SURFACE } from './support/surface'
 
 /*
  * What the pages say is true of the project: their code is taken from the examples, which tests run, their links lead
@@ -19,6 +20,11 @@ const IMPORTS = Object.entries(manifest.exports).flatMap(([entry, target]) => ty
 
 function asUser (code: string): string {
   return code.replace(/'(?:\.\.\/)*\.\.(\/[^']+')/g, (whole, path) => IMPORTS.find(([own]) => own === path)?.[1] ?? whole)
+}
+
+/** The anchors of a page's headings, as GitHub makes them. */
+function anchorsOf (page: string): string[] {
+  return [...page.matchAll(/^#+ (.+)$/gm)].map(([, heading]) => (heading as string).toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-'))
 }
 
 /** Without the indentation that all its lines have. */
@@ -67,13 +73,30 @@ test('the pages', async t => {
       t.ok(examples.some(example => contains(example, piecesOf(block))), `${page}: this code is in an example:\n${block}`)
     }
 
-    for (const [, link] of text.matchAll(/\]\((?!https?:|#|mailto:)([^)#]+)/g) as Iterable<[string, string]>) {
-      t.ok(existsSync(resolve(root, dirname(page), link)), `${page}: the link to ${link}`)
+    for (const [, link, anchor] of text.matchAll(/\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]+))?\)/g) as Iterable<[string, string, string?]>) {
+      const target = link === '' ? page : join(dirname(page), link)
+      t.ok(existsSync(join(root, target)), `${page}: the link to ${link}`)
+      if (anchor !== undefined) t.ok(anchorsOf(read(target)).includes(anchor), `${page}: the heading ${link}#${anchor}`)
     }
 
     for (const [, script] of text.matchAll(/npm run (?:--silent )?([\w:-]+)/g) as Iterable<[string, string]>) {
       t.ok(Object.hasOwn(manifest.scripts, script), `${page}: npm run ${script}`)
     }
+  }
+})
+
+test('the page on TypeScript has all entries, and all types that users name', async t => {
+  const page = read('docs/typescript.md')
+  for (const [entry, { types }] of Object.entries(SURFACE)) {
+    t.ok(page.includes(`| \`${manifest.name}${entry.slice(1)}\` |`), `the entry ${entry}`)
+    for (const type of types) t.match(page, new RegExp(`\\b${type}\\b`), `${type} of ${entry}`)
+  }
+})
+
+test('CONTRIBUTING has all commands', async t => {
+  const page = read('CONTRIBUTING.md')
+  for (const script of Object.keys(manifest.scripts).filter(script => script !== 'prepack')) {
+    t.match(page, new RegExp(`\`npm (run )?${script}\``), script)
   }
 })
 
