@@ -2,6 +2,7 @@ import { readFileSync, existsSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { test } from 'tap'
+import { errorCodes } from '../index'
 import { SURFACE } from './support/surface'
 
 /*
@@ -91,6 +92,12 @@ test('the page on TypeScript has all entries, and all types that users name', as
     t.ok(page.includes(`| \`${manifest.name}${entry.slice(1)}\` |`), `the entry ${entry}`)
     for (const type of types) t.match(page, new RegExp(`\\b${type}\\b`), `${type} of ${entry}`)
   }
+})
+
+test('the page on errors has all codes, and no other ones', async t => {
+  const codes = [...new Set(read('docs/errors.md').match(/FST_BGT_\w+/g))]
+  const warnings = ['FST_BGT_LATE_ADD', 'FST_BGT_TASK_FAILED']
+  t.same(codes.sort(), [...Object.keys(errorCodes), ...warnings].sort())
 })
 
 test('CONTRIBUTING has all commands', async t => {
