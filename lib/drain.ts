@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FST_BGT_CLOSE_TIMEOUT } from './errors'
 import type { Line } from './line'
+import { logFailed } from './report'
 import { RequestTasks } from './request-tasks'
 import type { Runtime } from './runtime'
 import type { Task } from './task'
@@ -9,11 +10,8 @@ import type { Task } from './task'
 const LAST_SHARE = 0.1
 const LAST_WAIT = 500
 
-/**
- * Milliseconds for the logger to write what has been reported. That of `logger: true` writes on a thread of its own; a
- * process that exits as soon as the application has closed writes the rest from the main one, perhaps before that.
- */
-const LOG_WAIT = 50
+/** Milliseconds, at most, for the logger to write what it has been given. */
+const LOG_WAIT = 200
 
 /**
  * Waits, on `app.close()`, until every accepted task has ended and every request that has tasks is over, for at most
@@ -21,7 +19,7 @@ const LOG_WAIT = 50
  * callers.
  */
 export function drain (runtime: Runtime): Promise<void> {
-  runtime.drained ??= drainOnce(runtime)
+  runtime.drained ??= drainOnce(runtime).catch(error => logFailed('background tasks drained', error))
   return runtime.drained
 }
 
@@ -54,8 +52,19 @@ async function drainOnce (runtime: Runtime): Promise<void> {
   }
   await runtime.threads?.close()
   await store?.close()
-  if (unfinished.length + undisposed.length !== 0) await sleep(LOG_WAIT)
-  if (ledger.accepted !== 0) runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
+  if (ledger.accepted === 0) return
+  runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
+  await written()
+}
+
+/**
+ * Resolves when no write to a file is under way. The logger of `logger: true` writes one piece after the other in Node's pool
+ * of threads; where a process exits meanwhile, it writes the rest from the main thread, perhaps before the piece that is under
+ * way. Many exit as soon as the application has closed: the account would not come last.
+ */
+async function written (): Promise<void> {
+  const deadline = performance.now() + LOG_WAIT
+  while (process.getActiveResourcesInfo().includes('FSReqCallback') && performance.now() < deadline) await sleep(1)
 }
 
 /** Resolves when nothing is left that could end within `ms`, or after `ms`. */
