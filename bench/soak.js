@@ -14,7 +14,7 @@ const { parseArgs } = require('node:util')
  */
 
 const HOST = '127.0.0.1'
-const TASKS_PER_REQUEST = 10
+const TASKS_PER_REQUEST = 12
 
 /** Of twenty requests so many fail, and so many are left by their client. */
 const FAILING = 2
@@ -32,8 +32,8 @@ const gc = runInNewContext('gc')
 
 /** What each request of a kind leaves in `stats()`. */
 const ACCOUNTS = {
-  answered: { accepted: TASKS_PER_REQUEST, completed: 6, failed: 1, dropped: 1, cancelled: 1, replaced: 1, retried: 1 },
-  failing: { accepted: TASKS_PER_REQUEST, completed: 2, dropped: 6, cancelled: 1, replaced: 1 }
+  answered: { accepted: TASKS_PER_REQUEST, completed: 7, failed: 2, dropped: 1, cancelled: 1, replaced: 1, retried: 1 },
+  failing: { accepted: TASKS_PER_REQUEST, completed: 3, dropped: 7, cancelled: 1, replaced: 1 }
 }
 ACCOUNTS.left = ACCOUNTS.answered
 
@@ -57,6 +57,7 @@ async function start ({ default: backgroundTasks, defineTask }) {
       await turn()
       signal.throwIfAborted()
     }, payload)
+    tasks.add({ timeout: 1, signal: true }, signal => once(signal, 'abort'))
     tasks.add(async object => { throw new Error(`task ${object.number} fails`) }, payload)
     let attempts = 0
     tasks.add({ attempts: 2, delay: 1 }, () => { if (++attempts === 1) throw new Error('not yet') })
@@ -65,6 +66,7 @@ async function start ({ default: backgroundTasks, defineTask }) {
     tasks.add({ runOn: 'failure' }, () => {})
     tasks.add(() => {}, payload).cancel()
     tasks.add(defined, { number: payload.number })
+    app.backgroundTasks.add(turn)
   }
 
   app.get('/:kind', async (request, reply) => {
