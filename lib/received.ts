@@ -3,7 +3,9 @@ import { inspect } from 'node:util'
 /** A value as an error message shows it: short, on one line. */
 export function received (value: unknown): string {
   const text = inspect(value, { depth: 1, maxArrayLength: 3, maxStringLength: 60, breakLength: Infinity, compact: true })
-  return text.length > 120 ? `${text.slice(0, 119)}…` : text
+  // An error is shown with its stack, below its message.
+  const line = text.split('\n', 1)[0] as string
+  return line.length > 120 ? `${line.slice(0, 119)}…` : line
 }
 
 /** What an error that another library threw says. */

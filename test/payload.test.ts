@@ -31,7 +31,7 @@ test('what JSON would change is refused at add, with the path to it', async t =>
     [{ toJSON: () => 1 }, 'payload', '{ toJSON: [Function: toJSON] }'],
     [Object.assign([1], { extra: 1 }), 'payload', '[ 1, extra: 1 ]'],
     [Buffer.from('a'), 'payload', '<Buffer 61>'],
-    [new Error('boom'), 'payload', 'Error: boom'],
+    [{ err: new TypeError('boom') }, 'payload.err', 'TypeError: boom'],
     [cycle, 'payload.list[0].back', 'a cycle'],
     [{ n: -0 }, 'payload.n', '-0'],
     [{ list: new (class List extends Array {})() }, 'payload.list', 'List(0) []'],
@@ -48,6 +48,7 @@ test('what JSON would change is refused at add, with the path to it', async t =>
       t.match(error, { code: 'FST_BGT_INVALID_PAYLOAD' })
       const expected = `The payload of the background task 'task' must be plain JSON: ${path} received ${received}`
       t.equal((error as Error).message.slice(0, expected.length), expected)
+      t.notMatch((error as Error).message, '\n')
     }
   }
   t.equal(app.backgroundTasks.stats().accepted, 0)
