@@ -8,7 +8,7 @@ import { reasonOf } from './received'
 import type { Runtime } from './runtime'
 import { COLLECTING, PENDING, STORED, type Task } from './task'
 import type { TaskInfo } from './task-index'
-import type { TaskSpec } from './task-options'
+import { MAX_TIMER, type TaskSpec } from './task-options'
 
 /** Tasks of one request that wait to be stored. */
 class Batch {
@@ -236,7 +236,7 @@ export class Store {
     this.closed = true
     for (const batch of this.#waiting) this.#refuse(batch, new Error('the application has closed'))
     // Begun with the application's start, or not at all.
-    if (this.#log !== null) await this.#try(this.#backend.close(this.#timeout), this.#timeout + CLOSE_GRACE)
+    if (this.#log !== null) await this.#try(this.#backend.close(this.#timeout), Math.min(this.#timeout + CLOSE_GRACE, MAX_TIMER))
   }
 
   async #try (action: Promise<void>, ms: number): Promise<void> {

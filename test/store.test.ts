@@ -3,6 +3,7 @@ import { Readable } from 'node:stream'
 import { test } from 'tap'
 import { defineTask, errorCodes, type BackgroundTasksOptions } from '../index'
 import { Store } from '../lib/store'
+import { MAX_TIMER } from '../lib/task-options'
 import { rawClient } from './support/client'
 import { until } from './support/conformance'
 import { createApp as createPlainApp, listen, signal, turns } from './support/server'
@@ -601,6 +602,14 @@ test('close is bounded, whatever the server does', async t => {
   await app.close()
   t.ok(performance.now() - begin < 5_000)
   t.equal(log.filter(({ msg }) => msg === 'stub could not be closed').length, 2)
+})
+
+test('the longest storeTimeout leaves the backend time to close', async t => {
+  const { app, log, backend } = await createApp(t, { storeTimeout: MAX_TIMER })
+  backend.onClose = () => new Promise(resolve => { setTimeout(resolve, 20) })
+  await app.ready()
+  await app.close()
+  t.same(log.filter(({ level }) => level >= 40), [])
 })
 
 test('a task of the application that is being written at the close has failed, and that is told', async t => {
