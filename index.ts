@@ -7,6 +7,7 @@ import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
 import { drain } from './lib/drain'
 import * as errors from './lib/errors'
 import { loggable, resolveOptions, threadedDefinitions, type BackgroundTasksOptions } from './lib/options'
+import { requestLogs } from './lib/request-log'
 import { RequestTasks } from './lib/request-tasks'
 import { Runtime } from './lib/runtime'
 import { discard } from './lib/store'
@@ -25,7 +26,7 @@ const plugin = fp(backgroundTasks, { fastify: '5.x', name: 'fastify-background-t
 async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksOptions): Promise<void> {
   if (fastify.hasDecorator('backgroundTasks')) throw new errors.FST_BGT_ALREADY_REGISTERED()
   const options = resolveOptions(opts)
-  const runtime = new Runtime(options, fastify.log, fastify.initialConfig.requestIdLogLabel as string)
+  const runtime = new Runtime(options, fastify.log, requestLogs(fastify))
   const app = new AppTasks(runtime)
   const di = bridgeTo(fastify, runtime, options.asyncContext ? app.current : null)
   runtime.door = app
@@ -105,7 +106,7 @@ async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksO
   }
 
   async function backgroundTasksOnReady (): Promise<void> {
-    await runtime.store!.open(fastify.log)
+    await runtime.store!.open(fastify.log, runtime.logOf)
     if (options.workerConcurrency !== 0) await runtime.store!.work(options.workerConcurrency, deliverTo(runtime))
   }
 

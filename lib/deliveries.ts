@@ -27,8 +27,7 @@ class DeliveryLine extends Line {
   }
 
   override get log (): FastifyBaseLogger {
-    const { requestId } = this
-    this.#log ??= requestId === null ? this.runtime.log : this.runtime.log.child({ [this.runtime.requestIdLogLabel]: requestId })
+    this.#log ??= this.runtime.logOf(this.requestId)
     return this.#log
   }
 

@@ -6,6 +6,7 @@ import { Executor } from './executor'
 import { Ledger } from './ledger'
 import { threadedDefinitions, type ResolvedOptions } from './options'
 import { Report } from './report'
+import type { LogOf } from './request-log'
 import { Runner } from './runner'
 import { Store } from './store'
 import { TaskIndex } from './task-index'
@@ -15,8 +16,7 @@ import { Threads } from './threads'
 export class Runtime {
   readonly options: ResolvedOptions
   readonly log: FastifyBaseLogger
-  /** Under what name a request's logger shows its id. */
-  readonly requestIdLogLabel: string
+  readonly logOf: LogOf
   readonly ledger: Ledger
   readonly index = new TaskIndex()
   readonly report: Report
@@ -36,10 +36,10 @@ export class Runtime {
   /** The application's own `add`. */
   declare door: Add
 
-  constructor (options: ResolvedOptions, log: FastifyBaseLogger, requestIdLogLabel: string) {
+  constructor (options: ResolvedOptions, log: FastifyBaseLogger, logOf: LogOf) {
     this.options = options
     this.log = log
-    this.requestIdLogLabel = requestIdLogLabel
+    this.logOf = logOf
     this.store = options.backend === null || options.mode === 'capture' ? null : new Store(options.backend, options.storeTimeout)
     this.ledger = new Ledger(options.maxPending)
     this.report = new Report(log, options.onError)

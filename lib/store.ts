@@ -5,6 +5,7 @@ import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION, 
 import type { Line } from './line'
 import { propagation, type Carrier } from './propagation'
 import { reasonOf } from './received'
+import type { LogOf } from './request-log'
 import type { Runtime } from './runtime'
 import { COLLECTING, PENDING, STORED, type Task } from './task'
 import type { TaskInfo } from './task-index'
@@ -82,9 +83,9 @@ export class Store {
   }
 
   /** Connects the backend. What is added before waits until then. */
-  async open (log: FastifyBaseLogger): Promise<void> {
+  async open (log: FastifyBaseLogger, logOf: LogOf): Promise<void> {
     this.#log = log
-    await this.#begin(this.#backend.start(log))
+    await this.#begin(this.#backend.start(log, logOf))
     this.#open = true
     for (const batch of this.#waiting) this.#arm(batch)
     this.#schedule()

@@ -1,12 +1,13 @@
 import { fastifyAwilixPlugin } from '@fastify/awilix'
 import { asFunction, createContainer } from 'awilix'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { LogController, type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import { Redis } from 'ioredis'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { test, type Test } from 'tap'
 import backgroundTasks, { defineTask, type BackgroundTasksOptions, type TaskHandle } from '../index'
 import { bullmq } from '../lib/backends/bullmq'
+import { requestIdLogLabel } from '../lib/request-log'
 import { until } from './support/conformance'
 import { listen, settled, signal, createApp, type LogLine } from './support/server'
 import { noRedis, redis } from './support/services'
@@ -24,12 +25,12 @@ const DEBUG = 20
 const ours = (log: LogLine[], msg: string) => log.filter(line => line.msg === msg)
 
 /** Checks that there is one such line, of this task and request. */
-function checkLine (t: Test, log: LogLine[], msg: string, level: number, task: { id: string, name: string }, reqId: string | null = 'req-1') {
+function checkLine (t: Test, log: LogLine[], msg: string, level: number, task: { id: string, name: string }, reqId: string | null = 'req-1', label = 'reqId') {
   const lines = ours(log, msg).filter(line => line.task?.name === task.name)
   t.equal(lines.length, 1, `${msg}: ${task.name}`)
   const [line] = lines as [LogLine]
   t.match(line, { level, task: { id: task.id, name: task.name } })
-  t.equal(line.reqId ?? null, reqId)
+  t.equal(line[label] ?? null, reqId)
   return line
 }
 
@@ -189,27 +190,37 @@ test('stored tasks: not stored, not called off, dropped by their dedupe id', asy
   t.match(checkLine(t, log, 'background task dropped', DEBUG, handles[2]!, 'req-3'), { why: 'its dedupe id is taken by task another' })
 })
 
-test('deliveries: lines have the id of the request that added the task, under the label that the application uses', async t => {
-  const log: LogLine[] = []
-  const backend = new StubBackend()
-  const failing = defineTask('failing', async (_payload, ctx) => {
-    ctx.log.info('a line of its own')
-    throw new Error('boom')
+/** The two ways to say under what name lines show the id of their request. */
+const labels: Record<string, FastifyServerOptions> = {
+  logController: { logController: new LogController({ requestIdLogLabel: 'traceId' }) },
+  requestIdLogLabel: { requestIdLogLabel: 'traceId' }
+}
+
+for (const [option, fastifyOptions] of Object.entries(labels)) {
+  test(`deliveries: lines have the id of the request that added the task, under the label that the application uses, by ${option}`, async t => {
+    const backend = new StubBackend()
+    const failing = defineTask('failing', async (_payload, ctx) => {
+      ctx.log.info('a line of its own')
+      throw new Error('boom')
+    })
+    const { app, log } = await createApp(t, { tasks: [failing], backend }, fastifyOptions)
+    await app.ready()
+    const id = randomUUID()
+    const task = { id, requestId: 'req-of-the-web' }
+    await backend.deliver({ ...task, name: 'failing', label: 'its label', attempts: 2 })
+    await backend.deliver({ ...task, name: 'failing', label: 'its label', attempts: 2 }, { attempt: 2 })
+    await backend.deliver({ ...task, name: 'unknown', label: 'not here' })
+    const line = (level: number, msg: string, name = 'its label') => t.match(log.filter(line => line.msg === msg), [{ level, traceId: 'req-of-the-web', task: { id, name, attempt: /[12]/ } }], msg)
+    line(DEBUG, 'background task will be tried again')
+    line(ERROR, 'background task failed')
+    line(WARN, 'background task left to another worker', 'not here')
+    t.match(ours(log, 'a line of its own'), [1, 2].map(attempt => ({ traceId: 'req-of-the-web', task: { id, name: 'its label', attempt } })))
   })
-  const app = Fastify({ requestIdLogLabel: 'traceId', logger: { level: 'debug', stream: { write: line => { log.push(JSON.parse(line)) } } } })
-  t.teardown(() => app.close())
-  await app.register(backgroundTasks, { tasks: [failing], backend })
-  await app.ready()
-  const id = randomUUID()
-  const task = { id, requestId: 'req-of-the-web' }
-  await backend.deliver({ ...task, name: 'failing', label: 'its label', attempts: 2 })
-  await backend.deliver({ ...task, name: 'failing', label: 'its label', attempts: 2 }, { attempt: 2 })
-  await backend.deliver({ ...task, name: 'unknown', label: 'not here' })
-  const line = (level: number, msg: string, name = 'its label') => t.match(log.filter(line => line.msg === msg), [{ level, traceId: 'req-of-the-web', task: { id, name, attempt: /[12]/ } }], msg)
-  line(DEBUG, 'background task will be tried again')
-  line(ERROR, 'background task failed')
-  line(WARN, 'background task left to another worker', 'not here')
-  t.match(ours(log, 'a line of its own'), [1, 2].map(attempt => ({ traceId: 'req-of-the-web', task: { id, name: 'its label', attempt } })))
+}
+
+test('a version of Fastify without logController', t => {
+  t.equal(requestIdLogLabel({ initialConfig: { requestIdLogLabel: 'traceId' } }), 'traceId')
+  t.end()
 })
 
 for (const [what, maxCrashes, level, msg] of [
@@ -230,7 +241,7 @@ for (const [what, maxCrashes, level, msg] of [
     t.teardown(() => dead.close(true))
     await once(dead, 'active')
     await dead.pause(true)
-    const worker = Fastify({ logger: { level: 'debug', stream: { write: line => { log.push(JSON.parse(line)) } } } })
+    const worker = Fastify({ ...labels.logController, logger: { level: 'debug', stream: { write: line => { log.push(JSON.parse(line)) } } } })
     t.teardown(() => worker.close())
     const task = defineTask('kept', async () => {})
     await worker.register(backgroundTasks, { tasks: [task], backend: bullmq({ connection: url, queue, stalledInterval: 50, maxCrashes }) })
@@ -239,7 +250,7 @@ for (const [what, maxCrashes, level, msg] of [
     if (what.endsWith('learned')) Queue.prototype.getJob = async () => { throw new Error('no answer') }
     t.teardown(() => { Queue.prototype.getJob = getJob })
     await until(msg, () => ours(log, msg)[0])
-    if (Queue.prototype.getJob === getJob) checkLine(t, log, msg, level, handle)
+    if (Queue.prototype.getJob === getJob) checkLine(t, log, msg, level, handle, 'req-1', 'traceId')
     else t.match(ours(log, msg), [{ level, task: { id: handle.id } }])
     await app.close()
   })

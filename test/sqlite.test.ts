@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { test, type Test } from 'tap'
-import { defineTask, type TaskContext } from '../index'
+import { defineTask, type TaskContext, type TaskHandle } from '../index'
 import type { Deliver, Delivery, StoredTask } from '../lib/backends/backend'
 import { sqlite, type SqliteOptions } from '../lib/backends/sqlite'
 import { Connection } from '../lib/backends/sqlite-connection'
@@ -21,9 +21,12 @@ const createApp = (t: Test, options: SqliteOptions, more = {}) => createPlainApp
 async function open (t: Test, options: SqliteOptions) {
   const backend = sqlite(options)
   const log: Array<{ msg: string, err?: Error }> = []
-  const write = (fields: object, msg: string) => { log.push({ ...fields, msg }) }
+  const logger = (bindings: object) => {
+    const write = (fields: object, msg: string) => { log.push({ ...bindings, ...fields, msg }) }
+    return { warn: write, error: write } as unknown as FastifyBaseLogger
+  }
   t.teardown(() => backend.close(100))
-  await backend.start({ warn: write, error: write } as unknown as FastifyBaseLogger)
+  await backend.start(logger({}), requestId => logger({ requestId }))
   return { backend, log }
 }
 
@@ -153,7 +156,7 @@ test('while another process writes, a request waits, and others are answered', {
 test('a worker that has gone: its tasks are handed out again, before others, and at last they fail', { skip: noSqlite }, async t => {
   const file = newFile(t)
   const { backend, log } = await open(t, { file, maxCrashes: 1, pollInterval: 10 })
-  const [first, second, third] = [stored(), stored(), stored()]
+  const [first, second, third] = [stored({ requestId: 'req-1' }), stored({ requestId: 'req-2' }), stored()]
   await backend.store([[first, second, third]])
   const other = rawConnection(file)
   t.teardown(() => other.close())
@@ -175,14 +178,17 @@ test('a worker that has gone: its tasks are handed out again, before others, and
   await until('all', () => seen.length === 3)
   t.same(seen, [third, second, fourth].map(({ id }) => ({ id, attempt: 1 })))
   t.match(await backend.find(first.id), { error: { message: /more than 1 workers went away with it/ } })
-  t.match(log, [{ msg: /handed out again/, task: { id: second.id } }, { msg: /too many workers went away/, task: { id: first.id, name: 'a task' } }])
+  t.match(log, [
+    { msg: /handed out again/, requestId: 'req-2', task: { id: second.id, name: 'a task' } },
+    { msg: /too many workers went away/, requestId: 'req-1', task: { id: first.id, name: 'a task' } }
+  ])
 })
 
 test('a worker that was taken for dead is told so, and its end does not count', { skip: noSqlite }, async t => {
   const file = newFile(t)
   const { backend, log } = await open(t, { file, lockDuration: 90 })
   const kept = stored()
-  const lost = stored()
+  const lost = stored({ requestId: 'req-9' })
   const aborted: string[] = []
   const gate = signal()
   await backend.work(2, async ({ task: { id }, signal }) => {
@@ -198,7 +204,7 @@ test('a worker that was taken for dead is told so, and its end does not count', 
   t.teardown(() => other.close())
   other.exec(`UPDATE tasks SET owner = 'other', deliveries = deliveries + 1, lease_until = ${Date.now() + 60_000} WHERE id = '${lost.id}'`)
   await until('it is told', () => aborted.length === 1)
-  t.match(log, [{ msg: /taken over by another worker/, task: { id: lost.id } }])
+  t.match(log, [{ msg: /taken over by another worker/, requestId: 'req-9', task: { id: lost.id, name: 'a task' } }])
   await sleep(200)
   t.match(await backend.find(kept.id), { state: 'running' }, 'longer than a lease')
   t.equal(log.length, 1, 'that is said once')
@@ -231,17 +237,22 @@ test('what a task reports, returns or throws need not be JSON, nor readable', { 
     throw Object.defineProperty(new Error(), 'message', { get () { throw new Error('no') } })
   })
   const { app, log } = await createApp(t, { file: newFile(t) }, { tasks: [odd] })
-  await app.ready()
+  let handle!: TaskHandle
+  app.get<{ Params: { what: string } }>('/:what', async request => {
+    handle = request.backgroundTasks.add(odd, request.params.what)
+    return 'x'
+  })
   const end = async (what: string) => {
-    const handle = app.backgroundTasks.add(odd, what)
+    await app.inject(`/${what}`)
     await handle.settled()
     return app.backgroundTasks.find(handle.id)
   }
   t.match(await end('result'), { state: 'completed', result: undefined, progress: 3 })
   t.match(await end('string'), { state: 'failed', error: { message: "'a string'" } })
   t.match(await end('getter'), { state: 'failed', error: { message: 'an error that cannot be read' } })
-  t.equal(log.filter(({ msg }) => msg.endsWith('result of a background task could not be stored')).length, 1)
-  t.equal(log.filter(({ msg }) => msg.endsWith('progress of a background task could not be stored')).length, 3)
+  const requests = (what: string) => log.filter(({ msg }) => msg.endsWith(`${what} of a background task could not be stored`)).map(({ reqId }) => reqId)
+  t.same(requests('result'), ['req-1'])
+  t.same(requests('progress'), ['req-1', 'req-2', 'req-3'])
 })
 
 test('a file that cannot be read or written for a while: it is logged, and what was to be done is done', { skip: noSqlite }, async t => {

@@ -106,7 +106,7 @@ test('a write has at most a thousand tasks, unless one request has more', async 
   await app.ready()
   const sizes = [1_500, 600, 600, 300]
   const store = new Store(backend, 20_000)
-  await store.open(app.log)
+  await store.open(app.log, () => app.log)
   const stored = (n: number) => ({ id: String(n), name: 'x', label: 'x', payload: null, requestId: null, attempts: 1, backoff: null, delay: 0, timeout: 0, dedupe: null, carrier: null })
   await Promise.all(sizes.map((size, n) => store.add(Array.from({ length: size }, () => stored(n)))))
   t.same(backend.written.map(({ length }) => length), [1_500, 600, 900])

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { TaskInfo } from '../task-index'
 import type { Carrier } from '../propagation'
+import type { LogOf } from '../request-log'
 import type { BackoffOptions } from '../task-options'
 
 export type { TaskInfo } from '../task-index'
@@ -85,8 +86,12 @@ export interface TaskList {
 export interface TaskBackend {
   /** What logs call it. */
   readonly name: string
-  /** Connects, and prepares what it needs. Rejects if it cannot, which fails the application's start. */
-  start (log: FastifyBaseLogger): Promise<void>
+  /**
+   * Connects, and prepares what it needs. Rejects if it cannot, which fails the application's start.
+   * @param log for what is not about a task
+   * @param logOf the logger for lines about a task, by its `requestId`
+   */
+  start (log: FastifyBaseLogger, logOf: LogOf): Promise<void>
   /**
    * How many calls of `store` may be under way at once. One that answers each task by itself is fastest with many, one
    * that commits to a disk with few, each of which takes what has gathered meanwhile.

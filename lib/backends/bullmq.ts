@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, milliseconds, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { reasonOf, received } from '../received'
+import type { LogOf } from '../request-log'
 import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
 import { isUnrecoverable } from '../unrecoverable-error'
@@ -117,6 +118,7 @@ class BullmqBackend implements TaskBackend {
   #queue!: Queue<JobData>
   #worker: Worker<JobData> | null = null
   #log!: FastifyBaseLogger
+  #logs!: LogOf
   /** When each trouble was logged last. */
   readonly #troubles = new Map<string, number>()
 
@@ -135,8 +137,9 @@ class BullmqBackend implements TaskBackend {
     return this.#postgres ? 'BullMQ on Postgres' : 'BullMQ on Redis'
   }
 
-  async start (log: FastifyBaseLogger): Promise<void> {
+  async start (log: FastifyBaseLogger, logOf: LogOf): Promise<void> {
     this.#log = log
+    this.#logs = logOf
     this.#bullmq = await this.#load()
     const { queue, prefix, connection } = this.#options
     if (this.#postgres) {
@@ -280,10 +283,8 @@ class BullmqBackend implements TaskBackend {
     await this.#worker.waitUntilReady()
   }
 
-  /** The lines about a task carry the id of its request. */
   #logOf (job: Job<JobData> | undefined): FastifyBaseLogger {
-    const requestId = job?.data.requestId ?? null
-    return requestId === null ? this.#log : this.#log.child({ reqId: requestId })
+    return this.#logs(job?.data.requestId ?? null)
   }
 
   async #stalled (id: string): Promise<void> {
@@ -313,7 +314,7 @@ class BullmqBackend implements TaskBackend {
     try {
       return JSON.parse(clean(JSON.stringify(result) ?? 'null'))
     } catch (err) {
-      this.#log.warn({ err, task: taskOf(job) }, `${this.name}: the result of a background task could not be stored`)
+      this.#logOf(job).warn({ err, task: taskOf(job) }, `${this.name}: the result of a background task could not be stored`)
       return undefined
     }
   }

@@ -14,8 +14,8 @@ export interface Claim {
 /** What a worker takes with it. */
 export interface Taken {
   claims: Claim[]
-  /** Ids of tasks whose worker has gone, which can be handed out again. */
-  released: string[]
+  /** Tasks whose worker has gone, which can be handed out again. */
+  released: StoredTask[]
   /** Tasks with which too many workers have gone. */
   failed: StoredTask[]
 }
@@ -83,7 +83,7 @@ export class TaskTable {
     const release = 'crashes = crashes + 1, owner = NULL, lease_until = NULL'
     this.#fail = prepare(`UPDATE tasks SET state = 'failed', settled_at = ?, error = ?, ${release}
       WHERE ${gone} AND lease_until <= ? AND crashes >= ? RETURNING task`)
-    this.#release = prepare(`UPDATE tasks SET state = 'pending', ${release} WHERE ${gone} AND lease_until <= ? RETURNING id`)
+    this.#release = prepare(`UPDATE tasks SET state = 'pending', ${release} WHERE ${gone} AND lease_until <= ? RETURNING task`)
     this.#markDue = prepare(`UPDATE tasks SET due = due - ${DUE} WHERE rowid IN (
       SELECT rowid FROM tasks WHERE state = 'pending' AND due > 0 AND due <= ? ORDER BY due LIMIT ${ROWS_AT_ONCE})`)
     this.#claim = prepare(`UPDATE tasks SET state = 'running', owner = ?, lease_until = ?, deliveries = deliveries + 1
@@ -169,7 +169,7 @@ export class TaskTable {
     owner: string, now: number, leaseUntil: number, limit: number, held: string, maxCrashes: number, error: string
   }): Taken {
     const failed = this.#fail.all(now, error, held, now, maxCrashes).map(taskOf)
-    const released = this.#release.all(held, now).map(({ id }) => id as string)
+    const released = this.#release.all(held, now).map(taskOf)
     this.#markDue.run(now)
     const rows = this.#claim.all(owner, leaseUntil, now, limit)
     // They come in no order.

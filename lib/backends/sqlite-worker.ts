@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import { received } from '../received'
+import type { LogOf } from '../request-log'
 import { backoffDelay, MAX_TIMER } from '../task-options'
 import { isUnrecoverable } from '../unrecoverable-error'
-import type { Deliver, DeliveryEnd } from './backend'
+import type { Deliver, DeliveryEnd, StoredTask } from './backend'
 import type { Retention } from './retention'
 import type { Connection } from './sqlite-connection'
 import { dueIn, type Claim, type Settlement, type TaskTable } from './sqlite-tasks'
@@ -53,6 +54,7 @@ export class SqliteWorker {
   readonly #table: TaskTable
   readonly #options: WorkerOptions
   readonly #log: FastifyBaseLogger
+  readonly #logOf: LogOf
   readonly #deliver: Deliver
   readonly #owner = randomUUID()
   readonly #held = new Set<Held>()
@@ -71,11 +73,12 @@ export class SqliteWorker {
   /** When each trouble was logged last. */
   readonly #troubles = new Map<string, number>()
 
-  constructor (connection: Connection, table: TaskTable, options: WorkerOptions, log: FastifyBaseLogger, deliver: Deliver) {
+  constructor (connection: Connection, table: TaskTable, options: WorkerOptions, log: FastifyBaseLogger, logOf: LogOf, deliver: Deliver) {
     this.#connection = connection
     this.#table = table
     this.#options = options
     this.#log = log
+    this.#logOf = logOf
     this.#deliver = deliver
   }
 
@@ -129,8 +132,8 @@ export class SqliteWorker {
       return this.#table.take({ owner: this.#owner, now, leaseUntil: Math.ceil(now + lockDuration), limit, held: this.#heldIds(), maxCrashes, error: error as string })
     })
     this.#again = true
-    for (const id of released) this.#log.warn({ task: { id } }, 'SQLite: a worker went away with a background task, which is handed out again')
-    for (const { id, label: name } of failed) this.#log.error({ task: { id, name } }, 'background task failed: too many workers went away with it')
+    for (const task of released) this.#logOf(task.requestId).warn({ task: shown(task) }, 'SQLite: a worker went away with a background task, which is handed out again')
+    for (const task of failed) this.#logOf(task.requestId).error({ task: shown(task) }, 'background task failed: too many workers went away with it')
     for (const claim of claims) {
       const run = this.#run(new Held(claim)).finally(() => this.#runs.delete(run))
       this.#runs.add(run)
@@ -157,7 +160,7 @@ export class SqliteWorker {
   #progress (held: Held, value: unknown): void {
     const { task, delivery } = held.claim
     const failed = (err: unknown) => {
-      this.#log.warn({ err, task: { id: task.id, name: task.label } }, 'SQLite: the progress of a background task could not be stored')
+      this.#logOf(task.requestId).warn({ err, task: shown(task) }, 'SQLite: the progress of a background task could not be stored')
     }
     try {
       held.progress = toJson(value)
@@ -204,11 +207,11 @@ export class SqliteWorker {
   }
 
   /** The work is done, also where what it returns cannot be kept: it is not done again for that. */
-  #resultOf ({ id, label: name }: Claim['task'], result: unknown): string | null {
+  #resultOf (task: StoredTask, result: unknown): string | null {
     try {
       return toJson(result)
     } catch (err) {
-      this.#log.warn({ err, task: { id, name } }, 'SQLite: the result of a background task could not be stored')
+      this.#logOf(task.requestId).warn({ err, task: shown(task) }, 'SQLite: the result of a background task could not be stored')
       return null
     }
   }
@@ -258,8 +261,8 @@ export class SqliteWorker {
       return held.filter(({ claim: { task, delivery } }) => renewed.get(task.id) !== delivery)
     })
     for (const held of lost) {
-      const { id, label: name } = held.claim.task
-      this.#log.warn({ task: { id, name } }, 'SQLite: a background task was taken over by another worker, since this one gave no sign of life')
+      const { task } = held.claim
+      this.#logOf(task.requestId).warn({ task: shown(task) }, 'SQLite: a background task was taken over by another worker, since this one gave no sign of life')
       held.lost = true
       held.controller.abort()
     }
@@ -309,6 +312,11 @@ export class SqliteWorker {
     this.#troubles.set(message, now)
     this.#log.warn({ err }, 'SQLite: the file could not be read or written')
   }
+}
+
+/** A task as log lines show it. */
+function shown ({ id, label }: StoredTask): { id: string, name: string } {
+  return { id, name: label }
 }
 
 /** @throws what JSON does not take */

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, text, type Check, type Checks } from '../check-options'
+import type { LogOf } from '../request-log'
 import type { TaskInfo } from '../task-index'
 import { MAX_TIMER } from '../task-options'
 import type { Deliver, StoredTask, TaskBackend, TaskList } from './backend'
@@ -72,6 +73,7 @@ class SqliteBackend implements TaskBackend {
   readonly writes = 1
   readonly #options: Required<SqliteOptions>
   #log!: FastifyBaseLogger
+  #logOf!: LogOf
   #connection: Connection | null = null
   #table!: TaskTable
   #worker: SqliteWorker | null = null
@@ -81,9 +83,10 @@ class SqliteBackend implements TaskBackend {
     this.#options = checkOptions({ ...options, file: options?.file }, DEFAULTS, CHECKS)
   }
 
-  async start (log: FastifyBaseLogger): Promise<void> {
+  async start (log: FastifyBaseLogger, logOf: LogOf): Promise<void> {
     const { file, busyTimeout } = this.#options
     this.#log = log
+    this.#logOf = logOf
     const connection = await Connection.open(this.name, file, busyTimeout)
     // Closed meanwhile, by an application that has not waited so long.
     if (this.#closed) return connection.close()
@@ -108,7 +111,7 @@ class SqliteBackend implements TaskBackend {
   async work (concurrency: number, deliver: Deliver): Promise<void> {
     const { file, lockDuration, maxCrashes, pollInterval, retain } = this.#options
     const options = { concurrency, lockDuration, maxCrashes, pollInterval: file === ':memory:' ? 0 : pollInterval, retain: { ...RETAIN, ...retain } }
-    this.#worker = new SqliteWorker(this.#open, this.#table, options, this.#log, deliver)
+    this.#worker = new SqliteWorker(this.#open, this.#table, options, this.#log, this.#logOf, deliver)
     this.#worker.start()
   }
 
