@@ -4,7 +4,7 @@ import Module from 'node:module'
 import { randomUUID } from 'node:crypto'
 import { Pool } from 'pg'
 import { test, type Test } from 'tap'
-import { defineTask, type TaskContext } from '../index'
+import { defineTask, type TaskContext, type TaskHandle } from '../index'
 import { bullmq, type BullmqOptions } from '../lib/backends/bullmq'
 import { until } from './support/conformance'
 import { freePort, noOwnRedis, noPostgres, noRedis, ownRedis, postgres, redis } from './support/services'
@@ -127,6 +127,30 @@ test('a worker that went away takes its task down with it, as often as `maxCrash
   t.equal(await handle.settled(), 'failed')
   await until('logged', () => log.some(({ msg }) => msg === 'background task failed: too many workers went away with it'))
   t.match(log.find(({ level }) => level === 50), { task: { id: handle.id, name: 'task' } })
+})
+
+test('a worker whose thread is held for too long: what is logged is about the task, and not about the connection', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  let runs = 0
+  const holds = defineTask('holds', async () => {
+    if (++runs > 1) return
+    const end = Date.now() + 600
+    while (Date.now() < end);
+  })
+  const { app, log } = await createApp(t, { connection: url, lockDuration: 100, stalledInterval: 50 }, { tasks: [holds] })
+  let handle!: TaskHandle
+  app.get('/', async request => {
+    handle = request.backgroundTasks.add({ name: 'its label' }, holds)
+    return handle.id
+  })
+  await app.inject('/')
+  await until('it is run again', () => runs === 2)
+  const lines = await until('it is logged', () => {
+    const lines = log.filter(({ msg }) => msg.includes('this worker gave no sign of life'))
+    return lines.length !== 0 && lines
+  })
+  t.match(lines, [{ level: 40, reqId: 'req-1', task: { id: handle.id, name: 'its label' } }])
+  t.same(log.filter(({ msg }) => msg.endsWith('the connection failed')), [])
 })
 
 test('what the server refuses is not stored: neither one task nor two', { skip: noRedis }, async t => {

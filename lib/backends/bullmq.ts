@@ -80,6 +80,9 @@ interface JobData extends Pick<StoredTask, 'label' | 'payload' | 'requestId' | '
 
 interface NewJob { name: string, data: JobData, opts: JobsOptions }
 
+/** What a worker says of a task that it had for longer than `lockDuration` without a sign of life. */
+const LOST = /^(?:could not renew lock for|Missing lock for|Lock mismatch for) job ([^\s.]+)/
+
 /** The reason of a failure where the task was called off while it ran. */
 const CANCELLED = 'FST_BGT_CANCELLED'
 
@@ -120,7 +123,7 @@ class BullmqBackend implements TaskBackend {
   #log!: FastifyBaseLogger
   #logs!: LogOf
   /** When each trouble was logged last. */
-  readonly #troubles = new Map<string, number>()
+  #troubles = new Map<string, number>()
 
   constructor (options: BullmqOptions) {
     this.#options = checkOptions({ ...options, connection: options?.connection }, DEFAULTS, CHECKS)
@@ -177,11 +180,23 @@ class BullmqBackend implements TaskBackend {
   }
 
   #connectionFailed (err: Error): void {
+    if (this.#isNew(String(reasonOf(err)))) this.#log.warn({ err }, `${this.name}: the connection failed`)
+  }
+
+  #isNew (trouble: string): boolean {
     const now = Date.now()
-    const trouble = String(reasonOf(err))
-    if (now - (this.#troubles.get(trouble) ?? -Infinity) < LOG_INTERVAL) return
+    // Some of them name a task: they must not gather.
+    this.#troubles = new Map([...this.#troubles].filter(([, at]) => now - at < LOG_INTERVAL))
+    if (this.#troubles.has(trouble)) return false
     this.#troubles.set(trouble, now)
-    this.#log.warn({ err }, `${this.name}: the connection failed`)
+    return true
+  }
+
+  #workerFailed (err: Error): void {
+    const id = LOST.exec(err.message)?.[1]
+    if (id === undefined) this.#connectionFailed(err)
+    // Said when it is noticed, and once more when the task ends.
+    else if (this.#isNew(`lost ${id}`)) this.#logAbout(id, `${this.name}: this worker gave no sign of life for too long, and a background task of it is handed out again`)
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
@@ -272,8 +287,8 @@ class BullmqBackend implements TaskBackend {
         ...(prefix === undefined ? {} : { prefix }),
         ...options
       })
-    this.#worker.on('error', error => this.#connectionFailed(error))
-    this.#worker.on('stalled', id => this.#stalled(id))
+    this.#worker.on('error', error => this.#workerFailed(error))
+    this.#worker.on('stalled', id => this.#logAbout(id, `${this.name}: a worker went away with a background task, which is handed out again`))
     // Failures of attempts are logged where they happen; this one happens nowhere.
     this.#worker.on('failed', (job, err) => {
       if (err.message.startsWith('job stalled more than')) {
@@ -287,10 +302,10 @@ class BullmqBackend implements TaskBackend {
     return this.#logs(job?.data.requestId ?? null)
   }
 
-  async #stalled (id: string): Promise<void> {
+  async #logAbout (id: string, message: string): Promise<void> {
     // What it says of the task is worth a look at the queue, if that answers.
     const job = await this.#queue.getJob(id).catch(() => undefined)
-    this.#logOf(job).warn({ task: { id, ...taskOf(job) } }, `${this.name}: a worker went away with a background task, which is handed out again`)
+    this.#logOf(job).warn({ task: { id, ...taskOf(job) } }, message)
   }
 
   async #process (deliver: Deliver, job: Job<JobData>, token: string, signal: AbortSignal): Promise<unknown> {
