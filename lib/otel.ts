@@ -43,6 +43,8 @@ interface TaskRecord {
   readonly added: number | null
   /** What was active in the place that added the task. */
   readonly context: Context
+  /** Of a task that was added here. */
+  readonly requestId: string | null
   /** The hand-over to the backend. */
   send: Span | null
   attempt: AttemptRecord | null
@@ -175,10 +177,12 @@ export class BackgroundTasksInstrumentation {
     }
   }
 
-  #added ({ task, id, name }: TaskMessage): void {
-    this.#tasks.set(task, { added: Date.now(), context: context.active(), send: null, attempt: null, reason: null })
+  #added ({ task, id, name, requestId }: TaskMessage): void {
+    this.#tasks.set(task, { added: Date.now(), context: context.active(), requestId, send: null, attempt: null, reason: null })
     this.#instruments.added.add(1, metricAttributes(name))
-    trace.getActiveSpan()?.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
+    const span = trace.getActiveSpan()
+    // That of a request has ended where a task is added late.
+    if (span?.isRecording() === true) span.addEvent('background task added', { 'messaging.destination.name': name, 'messaging.message.id': id })
   }
 
   #handedOver (task: TaskHandle, carrier: Carrier): Span | undefined {
@@ -188,7 +192,7 @@ export class BackgroundTasksInstrumentation {
     carrier[ADDED] = String(record.added)
     record.send = this.#tracer.startSpan(`send ${task.name}`, {
       kind: SpanKind.PRODUCER,
-      attributes: spanAttributes('send', 'send', task)
+      attributes: spanAttributes('send', 'send', { name: task.name, id: task.id, requestId: record.requestId })
     }, record.context)
     this.#openSpans.add(record.send)
     return record.send
@@ -326,6 +330,7 @@ function foreignTask (carrier: Carrier | null): TaskRecord {
   return {
     added: added === undefined ? null : Number(added),
     context: carrier === null ? context.active() : guarded(() => propagator.extract(ROOT_CONTEXT, carrier)) ?? ROOT_CONTEXT,
+    requestId: null,
     send: null,
     attempt: null,
     reason: null
@@ -352,7 +357,7 @@ function metricAttributes (name: string): Attributes {
 }
 
 /** See https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/ */
-function spanAttributes (operation: string, type: string, { name, id, requestId }: { name: string, id: string, requestId?: string | null }): Attributes {
+function spanAttributes (operation: string, type: string, { name, id, requestId }: Pick<TaskMessage, 'name' | 'id' | 'requestId'>): Attributes {
   return {
     'messaging.system': NAME,
     'messaging.operation.name': operation,

@@ -7,7 +7,7 @@ import { defineTask } from '../index'
 import { currentCarrier, withCarrier } from '../lib/propagation'
 import { createApp, settled, signal } from './support/server'
 import { StubBackend } from './support/stub-backend'
-import { telemetry } from './support/telemetry'
+import { isParent, telemetry } from './support/telemetry'
 
 const broken = () => { throw new Error('the telemetry is broken') }
 
@@ -15,7 +15,8 @@ const broken = () => { throw new Error('the telemetry is broken') }
 function complaints (t: Test): unknown[][] {
   const told: unknown[][] = []
   const ignore = () => {}
-  diag.setLogger({ error: (...args) => { told.push(args) }, warn: ignore, info: ignore, debug: ignore, verbose: ignore })
+  const tell = (...args: unknown[]) => { told.push(args) }
+  diag.setLogger({ error: tell, warn: tell, info: ignore, debug: ignore, verbose: ignore })
   t.teardown(() => diag.disable())
   return told
 }
@@ -64,6 +65,21 @@ for (const [what, config] of Object.entries<{ spanProcessors?: SpanProcessor[], 
     t.match(await metric('background_tasks.queue.duration', of('flaky')), { count: 1 })
   })
 }
+
+test('a task that is added when the span of its request has ended: that is left as it is', async t => {
+  const { span, tracer } = telemetry(t)
+  const told = complaints(t)
+  const { app } = await createApp(t)
+  await app.ready()
+  const handle = tracer.startActiveSpan('request', request => {
+    request.end()
+    return app.backgroundTasks.add({ name: 'late' }, () => {})
+  })
+  t.equal(await handle.settled(), 'completed')
+  t.same(told, [])
+  t.same(span('request').events, [])
+  t.ok(isParent(span('request'), span('process late')))
+})
 
 test('a propagator that throws', async t => {
   const { span } = telemetry(t)

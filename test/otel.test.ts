@@ -218,6 +218,15 @@ test('from web to worker through Redis, the trace shows one story', { skip: noRe
   t.same(spans('process resize'), [], 'nobody has begun it')
   const { traceId } = request.spanContext()
   t.match(span('send resize'), { kind: SpanKind.PRODUCER, status: { code: SpanStatusCode.UNSET } })
+  t.same(span('send resize').attributes, {
+    'messaging.system': 'fastify-background-tasks',
+    'messaging.operation.name': 'send',
+    'messaging.operation.type': 'send',
+    'messaging.destination.name': 'resize',
+    'messaging.message.id': id,
+    'messaging.message.conversation_id': 'req-1',
+    'background_task.outcome': 'stored'
+  })
   t.equal(span('send resize').spanContext().traceId, traceId)
   t.equal(span('send resize').parentSpanContext!.spanId, added)
 
