@@ -81,14 +81,15 @@ export class Executor {
   /** Takes no more notice of a task that has not ended by the close of the application. */
   abandon (task: Task, line: Line, reason: Error): void {
     task.note('error', reason)
-    if (task.status !== RUNNING) return line.settle(task, DROPPED, 'the application has closed')
+    const givenBack = line.givesBack(reason)
+    if (task.status !== RUNNING) return line.settle(task, givenBack ? STORED : DROPPED, 'the application has closed')
     if (task.extra.attempt !== null) task.extra.attempt.giveUp(reason)
     else {
       this.#runtime.ledger.abandon(line)
       publishAbandon(task, line, reason)
     }
     line.current = null
-    this.#runtime.ledger.settle(task, FAILED)
+    this.#runtime.ledger.settle(task, givenBack ? STORED : FAILED)
   }
 
   failed (task: Task, line: Line, error: unknown): void {

@@ -117,5 +117,20 @@ test('what the close cuts off is no attempt, and no failure', async t => {
   t.match(await ends[4], { state: 'failed', error: { message: 'no use' } }, 'one for which another attempt is no use')
   t.equal((await ends[5])!.state, 'not attempted', 'one that never began')
   t.match(log.filter(({ msg }) => msg === 'background task failed'), [{ task: { name: 'final' } }])
+  t.match(app.backgroundTasks.stats(), { accepted: 6, failed: 1, stored: 5, dropped: 0 }, 'nor is it counted as one')
   t.match(await backend.deliver({ name: 'listens' }), { state: 'not attempted', reason: { code: 'FST_BGT_CLOSED' }, delay: 0 })
+})
+
+test('what has not begun when the application closes is given back, not dropped', async t => {
+  const began = signal()
+  const deaf = defineTask('deaf', async () => {
+    began.resolve()
+    await new Promise(() => {})
+  })
+  const { app, backend } = await createApp(t, [deaf], { closeTimeout: 10, concurrency: 1 })
+  const ends = [backend.deliver({ name: 'deaf' }), backend.deliver({ name: 'deaf' })]
+  await began.promise
+  await app.close()
+  t.same((await Promise.all(ends)).map(({ state }) => state), ['not attempted', 'not attempted'])
+  t.match(app.backgroundTasks.stats(), { accepted: 2, stored: 2, dropped: 0, failed: 0 })
 })
