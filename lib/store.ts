@@ -74,6 +74,7 @@ export class Store {
   readonly #refused = new Map<string, Batch>()
   #open = false
   #log: FastifyBaseLogger | null = null
+  #logOf: LogOf | null = null
   /** Nothing can be asked any more. */
   closed = false
 
@@ -85,6 +86,7 @@ export class Store {
   /** Connects the backend. What is added before waits until then. */
   async open (log: FastifyBaseLogger, logOf: LogOf): Promise<void> {
     this.#log = log
+    this.#logOf = logOf
     await this.#begin(this.#backend.start(log, logOf))
     this.#open = true
     for (const batch of this.#waiting) this.#arm(batch)
@@ -183,9 +185,9 @@ export class Store {
   }
 
   #callOff (batch: Batch): void {
-    for (const { id, dedupe } of batch.tasks) {
+    for (const { id, label, requestId, dedupe } of batch.tasks) {
       // One with a dedupe id may have been taken for the task of somebody else, who has his 2xx for it.
-      if (dedupe === null && this.#refused.get(id) === batch) this.cancel(id).catch(() => {})
+      if (dedupe === null && this.#refused.get(id) === batch) this.cancel(id, label, requestId).catch(() => {})
     }
   }
 
@@ -201,8 +203,15 @@ export class Store {
     return within(this.#timeout, this.#backend.find(id))
   }
 
-  async cancel (id: string): Promise<boolean> {
-    return this.#open && ID.test(id) && within(this.#timeout, this.#backend.cancel(id))
+  /**
+   * Calls a task off, wherever it was added.
+   * @param name of the task, and the id of its request, for the log, where they are known
+   */
+  async cancel (id: string, name?: string, requestId: string | null = null): Promise<boolean> {
+    const done = this.#open && ID.test(id) && await within(this.#timeout, this.#backend.cancel(id))
+    // Where it waits nothing else tells of it.
+    if (done) this.#logOf!(requestId).debug({ task: { id, name } }, 'background task cancelled in the backend')
+    return done
   }
 
   /** What the backend has; `null` if it cannot tell. */
@@ -281,6 +290,7 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
   for (const task of tasks) {
     ledger.move(task, PENDING)
     task.extra.store = store
+    task.extra.requestId = (task.line as Line).requestId
   }
   const stored = store.add(tasks.map(toStored))
   for (const task of tasks) task.extra.way = stored
@@ -298,7 +308,7 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     const line = lines[index] as Line
     if (task.isSettled) {
       // Called off, or replaced, while it was on its way.
-      store.cancel(task.id).catch(error => report.notCalledOff(task, line, error))
+      store.cancel(task.id, task.name, line.requestId).catch(error => report.notCalledOff(task, line, error))
     } else if (ids[index] === task.id) {
       line.settle(task, STORED)
     } else {

@@ -81,6 +81,8 @@ interface TaskExtra {
   due: number
   /** What has the task. */
   store: Store | null
+  /** Of a task that goes there: it is still asked for when the request has gone. */
+  requestId: string | null
   /** Its way there, from when it is on it. */
   way: Promise<unknown> | null
   /** It has been called off there. */
@@ -153,7 +155,7 @@ export class Task implements TaskHandle {
     if (this.line !== null) return this.line.cancel(this)
     if (this.status !== STORED) return false
     const { extra } = this
-    extra.cancelled = await extra.store?.cancel(this.id) === true
+    extra.cancelled = await extra.store?.cancel(this.id, this.name, extra.requestId) === true
     return extra.cancelled
   }
 
@@ -166,7 +168,7 @@ export class Task implements TaskHandle {
   }
 
   get extra (): TaskExtra {
-    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, store: null, way: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
+    this.#extra ??= { id: null, settled: null, resolve: null, attempts: 0, attempt: null, timer: null, due: 0, store: null, requestId: null, way: null, cancelled: false, progress: undefined, result: undefined, error: undefined }
     return this.#extra
   }
 

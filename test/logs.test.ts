@@ -156,7 +156,7 @@ const stored = (t: Test, options: BackgroundTasksOptions = {}) => {
   return createApp(t, { tasks: [task], backend, ...options }).then(made => ({ ...made, task, backend }))
 }
 
-test('stored tasks: not stored, not called off, dropped by their dedupe id', async t => {
+test('stored tasks: not stored, not called off, called off, dropped by their dedupe id', async t => {
   const { app, log, task, backend } = await stored(t)
   const handles: TaskHandle[] = []
   app.get('/late', async (request, reply) => {
@@ -177,17 +177,25 @@ test('stored tasks: not stored, not called off, dropped by their dedupe id', asy
     await request.backgroundTasks.flush()
     return 'x'
   })
+  app.get('/cancel', async request => {
+    handles.push(request.backgroundTasks.add({ name: 'called off' }, task))
+    backend.onCancel = async () => true
+    await request.backgroundTasks.flush()
+    return 'x'
+  })
   app.get('/dedupe', async request => {
     backend.onStore = async () => ['another']
     handles.push(request.backgroundTasks.add({ name: 'twice', dedupe: 'd' }, task))
     return 'x'
   })
   const { url } = await listen(app)
-  for (const path of ['/late', '/replace', '/dedupe']) await (await fetch(url + path)).text()
-  await settled(app, { failed: 1, replaced: 1, stored: 1, dropped: 1 })
+  for (const path of ['/late', '/replace', '/cancel', '/dedupe']) await (await fetch(url + path)).text()
+  await settled(app, { failed: 1, replaced: 1, stored: 2, dropped: 1 })
+  t.equal(await handles[2]!.cancel(), true)
   t.match(checkLine(t, log, 'background task failed', ERROR, handles[0]!, 'req-1'), { err: { code: 'FST_BGT_STORE_FAILED' } })
   t.match(checkLine(t, log, 'background task could not be called off in the backend', ERROR, handles[1]!, 'req-2'), { err: { message: 'gone' } })
-  t.match(checkLine(t, log, 'background task dropped', DEBUG, handles[2]!, 'req-3'), { why: 'its dedupe id is taken by task another' })
+  checkLine(t, log, 'background task cancelled in the backend', DEBUG, handles[2]!, 'req-3')
+  t.match(checkLine(t, log, 'background task dropped', DEBUG, handles[3]!, 'req-4'), { why: 'its dedupe id is taken by task another' })
 })
 
 /** The two ways to say under what name lines show the id of their request. */
