@@ -22,7 +22,7 @@ export function taskMetrics (app: FastifyInstance): Registry {
     }
   })
 
-  registry.registerMetric(total('background_tasks_accepted_total', 'Tasks that add has taken', stats => stats.accepted))
+  registry.registerMetric(total('background_tasks_accepted_total', 'Tasks that add has taken, and deliveries of a backend', stats => stats.accepted))
   registry.registerMetric(total('background_tasks_retried_total', 'Attempts that failed and are followed by another one', stats => stats.retried))
   registry.registerMetric(new Counter({
     name: 'background_tasks_settled_total',

@@ -9,7 +9,7 @@ import { COLLECTING, DROPPED, PENDING, RUNNING, STATES, type Task, type TaskStat
  * count events, or things that are not tasks of their own.
  */
 export interface Stats extends Record<TaskState, number> {
-  /** Tasks that `add` has taken since the start: the sum of all the states. */
+  /** Tasks that `add` has taken, and deliveries of the backend, since the start: the sum of all the states. */
   accepted: number
   /** Attempts that failed and were followed by a wait for another one, since the start. */
   retried: number

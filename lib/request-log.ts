@@ -16,7 +16,8 @@ export function requestLogs (fastify: FastifyInstance): LogOf {
 export function requestIdLogLabel (fastify: Pick<FastifyInstance, 'initialConfig'>): string {
   for (let instance: any = fastify; instance !== null; instance = Object.getPrototypeOf(instance)) {
     const symbol = Object.getOwnPropertySymbols(instance).find(({ description }) => description === 'fastify.logController')
-    if (symbol !== undefined) return instance[symbol].requestIdLogLabel
+    const label = symbol && instance[symbol].requestIdLogLabel
+    if (typeof label === 'string') return label
   }
   return fastify.initialConfig.requestIdLogLabel as string
 }
