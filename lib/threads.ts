@@ -133,7 +133,9 @@ export class Threads {
     const pool = new Piscina({
       filename: require.resolve('./thread-worker'),
       minThreads: 0,
-      maxThreads: max,
+      // One for `check`, which would else wait for tasks that were added before the application was ready, and that may take
+      // any time. Tasks themselves get no more than `max`.
+      maxThreads: max + 1,
       idleTimeout,
       resourceLimits,
       recordTiming: false,

@@ -2,7 +2,7 @@ import Module from 'node:module'
 import { dirname, join } from 'node:path'
 import { test, type Test } from 'tap'
 import { defineTask, type ThreadOptions } from '../index'
-import { createApp } from './support/server'
+import { createApp, turns } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { moduleFile, typeScriptFile } from './support/threads'
 
@@ -71,6 +71,16 @@ test('a process that only hands tasks to a backend needs neither module nor pisc
     if (works) await t.resolves(ready)
     else await t.rejects(ready, { code: 'FST_BGT_INVALID_MODULE' })
   }
+})
+
+test('tasks that were added before, and have all threads, do not hold up the start', async t => {
+  const spin = defineTask('spin', moduleFile(t, "export default (payload, ctx) => { ctx.progress('begun'); for (;;); }"))
+  const { app } = await createApp(t, { tasks: [spin], threads: { max: 1 } })
+  const handle = app.backgroundTasks.add(spin)
+  while ((await app.backgroundTasks.find(handle.id))!.progress === undefined) await turns(1)
+  await app.ready()
+  t.equal(handle.state, 'running')
+  t.equal(await handle.cancel(), true)
 })
 
 test('wrong options are refused at registration', async t => {
