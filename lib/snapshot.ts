@@ -41,7 +41,8 @@ function buffersOf (transfer: unknown): ArrayBuffer[] {
   for (const item of transfer as Transferable[]) {
     const buffer = ArrayBuffer.isView(item) ? item.buffer : item
     // A part of a buffer, as Node cuts small ones out of its pool, is copied: others use the rest. What is shared stays so.
-    if (item.byteLength === buffer.byteLength && buffer instanceof ArrayBuffer) buffers.add(buffer)
+    // An empty one may have been moved before: the clone says so, where the move would say nothing, or something else.
+    if (item.byteLength !== 0 && item.byteLength === buffer.byteLength && buffer instanceof ArrayBuffer) buffers.add(buffer)
   }
   return [...buffers]
 }

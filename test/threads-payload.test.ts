@@ -71,6 +71,19 @@ test('a small Buffer, which shares its memory with others, is copied', async t =
   t.equal((await app.backgroundTasks.find(id))!.result, 11)
 })
 
+test('a buffer that an earlier `add` has moved is refused, and says why; one that is just empty is not', async t => {
+  const bytes = defineTask<ArrayBuffer | Uint8Array, number>('bytes', moduleFile(t, 'export default bytes => bytes.byteLength'), {
+    local: true, transfer: payload => [payload]
+  })
+  const { app } = await createApp(t, { tasks: [bytes] })
+  for (const payload of [new ArrayBuffer(5), new Uint8Array(5)]) {
+    app.backgroundTasks.add(bytes, payload)
+    t.throws(() => app.backgroundTasks.add(bytes, payload), { code: 'FST_BGT_UNCLONABLE', message: /An ArrayBuffer is detached/ })
+  }
+  app.backgroundTasks.add(bytes, new Uint8Array(0))
+  await settled(app, { completed: 3 })
+})
+
 test('`transfer` that returns something else is refused at the add, and where it has no meaning at the definition', async t => {
   const file = moduleFile(t, ECHO)
   for (const returned of [undefined, 5, ['text'], [null], [{}]]) {
