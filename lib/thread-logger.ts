@@ -18,7 +18,9 @@ export function threadLogger (post: (message: LogMessage) => void, level: string
       const own = isError(first) ? { err: first } : first
       const hasFields = typeof own === 'object' && own !== null
       const { fields, errors } = sort({ ...bindings, ...(hasFields ? own : {}) })
-      const message = { type: 'log', level, fields, errors, rest: hasFields ? rest : [first, ...rest] } as const
+      // As pino does, which passes over what stands in place of fields and is none.
+      const isMessage = !hasFields && first !== undefined && first !== null
+      const message = { type: 'log', level, fields, errors, rest: isMessage ? [first, ...rest] : rest } as const
       try {
         post(message)
       } catch {
@@ -34,9 +36,19 @@ function sort (all: object): { fields: Record<string, unknown>, errors: Record<s
   const errors: Record<string, Thrown> = {}
   for (const [name, value] of Object.entries(all)) {
     if (isError(value)) errors[name] = encodeThrown(value)
-    else fields[name] = value
+    else fields[name] = jsonOf(value)
   }
   return { fields, errors }
+}
+
+/** A clone would lose what shows a URL, or a decimal number, in JSON. */
+function jsonOf (value: unknown): unknown {
+  try {
+    const { toJSON } = Object(value) as { toJSON?: unknown }
+    return typeof toJSON === 'function' ? toJSON.call(value) : value
+  } catch {
+    return value
+  }
 }
 
 function mapValues (object: object, map: (value: unknown) => unknown): Record<string, unknown> {

@@ -59,6 +59,9 @@ test('log lines come out of the application\'s logger, with request and task', a
       log.info({ failure: new Error('inside'), nothing: null })
       log.info({ fn () {}, n: 1n, list: [1] }, 'cannot be cloned %s', () => {})
       log.info(5)
+      log.info(undefined, 'nothing %s', 'first')
+      log.info(null, 'null first')
+      log.info({ url: new URL('http://localhost/a'), bad: { toJSON () { throw new Error('no') } } }, 'with a JSON of its own')
       log.debug('debug')
       log.trace('below the level')
       log.silent('to nobody')
@@ -82,9 +85,12 @@ test('log lines come out of the application\'s logger, with request and task', a
     { ...common, failure: { } },
     { ...common, msg: /cannot be cloned/, fn: '[Function: fn]', list: [1] },
     { ...common, msg: '5' },
+    { ...common, msg: 'nothing first' },
+    { ...common, msg: 'null first' },
+    { ...common, msg: 'with a JSON of its own', url: 'http://localhost/a', bad: '{ toJSON: [Function: toJSON] }' },
     { ...common, level: 20, msg: 'debug' }
   ])
-  t.equal(lines.length, 7)
+  t.equal(lines.length, 10)
   t.match(await app.backgroundTasks.find(id), { result: ['debug', true, false] })
 })
 

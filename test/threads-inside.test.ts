@@ -111,6 +111,9 @@ test('progress, log lines, and no DI scope', async t => {
       log.info('text %s', 1)
       log.child({ a: 1 }).error(new Error('boom'))
       log.info({ fn () {} })
+      log.info(undefined, 'undefined first')
+      log.info(null, 'null first')
+      log.info({ url: new URL('http://localhost/a'), bad: { toJSON () { throw new Error('no') } } })
       return log.isLevelEnabled('debug')
     }`), [
     { type: 'arrived' },
@@ -118,6 +121,9 @@ test('progress, log lines, and no DI scope', async t => {
     { type: 'log', level: 'info', fields: {}, errors: {}, rest: ['text %s', 1] },
     { type: 'log', level: 'error', fields: { a: 1 }, errors: { err: { kind: 'error', message: 'boom' } }, rest: [] },
     { type: 'log', level: 'info', fields: { fn: '[Function: fn]' } },
+    { type: 'log', fields: {}, rest: ['undefined first'] },
+    { type: 'log', fields: {}, rest: ['null first'] },
+    { type: 'log', fields: { url: 'http://localhost/a', bad: '{ toJSON: [Function: toJSON] }' } },
     { type: 'completed', result: false }
   ])
 })
