@@ -21,8 +21,8 @@ const HOST = '127.0.0.1'
 /** Milliseconds between two requests. */
 const PACE = 5
 const WARM_UP = 500
-/** Tasks that have been added and not been done: as many as the pool is never without one. */
-const BACKLOG = 4
+/** Tasks that have been added and not been done: so many that no thread of the pool is ever without one. */
+const BACKLOG = 4 * Math.max(availableParallelism() - 1, 1)
 
 const USAGE = `npm run bench:blocking -- [options]
 

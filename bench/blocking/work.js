@@ -1,6 +1,6 @@
 'use strict'
 
-/* About 20 ms of work that holds its thread. This file is also the module of a task. */
+/* 15 to 20 ms of work that holds its thread. This file is also the module of a task. */
 
 module.exports = function work (n) {
   let found = 0
