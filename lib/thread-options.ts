@@ -5,7 +5,7 @@ import { MAX_TIMER } from './task-options'
 /** The pool of worker threads that tasks run on which are defined by their file. */
 export interface ThreadOptions {
   /**
-   * How many threads there may be.
+   * How many threads there may be. At the start one more loads the modules, if tasks have all of them already.
    * @default one less than the cores, at least one
    */
   max?: number
