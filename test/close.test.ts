@@ -213,7 +213,7 @@ test('close() twice, one after the other and at the same time', async t => {
 
 test('a task that adds tasks for ever cannot hold it', async t => {
   for (const kind of ['sync', 'async', 'many', 'application'] as const) {
-    const { app, log } = await createApp(t, { closeTimeout: 30 })
+    const { app, log } = await createApp(t, { closeTimeout: 200 })
     let runs = 0
     let refused: any
     app.get('/', async request => {
@@ -326,7 +326,7 @@ test('two sibling registrations drain both, before either database closes, and e
   const gates = [signal(), signal()]
   const children: FastifyInstance[] = []
   await app.register(database.plugin)
-  for (const [index, closeTimeout] of [60_000, 20].entries()) {
+  for (const [index, closeTimeout] of [60_000, 30_000].entries()) {
     await app.register(async child => {
       await child.register(backgroundTasks, { closeTimeout })
       children.push(child)

@@ -16,7 +16,7 @@ const task = defineTask('task', async (_payload: unknown) => {})
 const never = () => new Promise<never>(() => {})
 
 async function createApp (t: Test, options: BackgroundTasksOptions = {}, backend = new StubBackend()) {
-  const { app, log } = await createPlainApp(t, { backend, worker: false, storeTimeout: 200, tasks: [task], ...options })
+  const { app, log } = await createPlainApp(t, { backend, worker: false, storeTimeout: 1_000, tasks: [task], ...options })
   return { app, log, backend }
 }
 
@@ -116,7 +116,7 @@ for (const [name, onStore, cause] of [
   ['refuses', async () => { throw new Error('OOM command not allowed') }, /OOM command not allowed/],
   ['refuses without a message', async () => { throw Object.assign(new Error(''), { code: 'ECONNREFUSED' }) }, /ECONNREFUSED/],
   ['throws what is no error', async () => { throw 'full' }, /full/], // eslint-disable-line no-throw-literal
-  ['never answers', never, /no answer within 200 ms/]
+  ['never answers', never, /no answer within 1000 ms/]
 ] as const) {
   test(`a server that ${name}: 503 within the bound, and nothing is left behind`, async t => {
     const { app, backend, log } = await createApp(t)
@@ -177,7 +177,7 @@ test('what is written after all, but too late, is called off', async t => {
 })
 
 test('what was refused too early, and stored at the second try, is not called off by the late answer to the first', async t => {
-  const { app, backend } = await createApp(t, { storeTimeout: 50 })
+  const { app, backend } = await createApp(t, { storeTimeout: 500 })
   backend.writes = 2
   const first = signal()
   const answers: Array<Promise<void>> = [first.promise, Promise.resolve()]
@@ -574,7 +574,7 @@ test('capture needs no backend', async t => {
 
 for (const where of ['onStart', 'onWork'] as const) {
   test(`the start fails clearly: ${where}`, async t => {
-    for (const [action, message] of [[never, /stub received no answer within 200 ms/], [async () => { throw new Error('no such host') }, /stub received no such host/]] as const) {
+    for (const [action, message] of [[never, /stub received no answer within 1000 ms/], [async () => { throw new Error('no such host') }, /stub received no such host/]] as const) {
       const { app, backend } = await createApp(t, { worker: {} })
       backend[where] = action
       const early = app.backgroundTasks.add(task, 1)
