@@ -1,6 +1,7 @@
 import basicAuth from '@fastify/basic-auth'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { once } from 'node:events'
+import { constants } from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { build } from '../examples/dashboard'
@@ -10,8 +11,8 @@ import type { ListedTask } from '../lib/backends/backend'
 import type { Second } from '../lib/dashboard/monitor'
 import { openStream, type Told } from './support/dashboard'
 import { StubBackend } from './support/stub-backend'
-import { rawClient } from './support/client'
-import { createApp, listen, settled, signal } from './support/server'
+import { http2Client, rawClient } from './support/client'
+import { createApp, listen, settled, signal, turns } from './support/server'
 import { until } from './support/conformance'
 
 /* What the dashboard's routes answer; what the page makes of it is in dashboard-browser.test.ts. */
@@ -382,6 +383,54 @@ test('the close of the application ends the streams; one that breaks harms nothi
   await told.first
   const [ended] = await Promise.all([told.ended, app.close()])
   t.equal(ended, true)
+})
+
+test('one that is still to be admitted when the application closes does not hold it', async t => {
+  const asked = signal()
+  const admitted = signal()
+  const { app } = await createApp(t, {}, { forceCloseConnections: false })
+  await app.register(dashboard, {
+    prefix: '/tasks',
+    preHandler: async () => {
+      asked.resolve()
+      await admitted.promise
+    }
+  })
+  const { port } = await listen(app)
+  const client = await rawClient(t, port)
+  client.send('GET', '/tasks/events')
+  await asked.promise
+  const left = once(client.socket, 'close')
+  const closed = app.close()
+  await turns()
+  admitted.resolve()
+  await Promise.all([closed, left])
+})
+
+test('over HTTP/2 too; those that leave before they are admitted take no place', async t => {
+  let wait: Promise<void> | null = null
+  const app = Fastify({ http2: true, http2SessionTimeout: 100 }) as unknown as FastifyInstance
+  t.teardown(() => app.close())
+  await app.register(backgroundTasks)
+  await app.register(dashboard, { prefix: '/tasks', preHandler: async () => { await wait } })
+  const { url } = await listen(app)
+  const session = await http2Client(t, url)
+  const admitted = signal()
+  wait = admitted.promise
+  const early = Array.from({ length: 100 }, () => session.request({ ':path': '/tasks/events' }))
+  await turns()
+  for (const stream of early) stream.close(constants.NGHTTP2_CANCEL)
+  await Promise.all(early.map(stream => once(stream, 'close')))
+  admitted.resolve()
+  wait = null
+  const stream = session.request({ ':path': '/tasks/events' })
+  const [{ ':status': status }] = await once(stream, 'response')
+  t.equal(status, 200)
+  stream.setEncoding('utf8')
+  let text = ''
+  while (!text.includes('"full":false')) text += (await once(stream, 'data'))[0]
+  t.match(text, /^retry: 1000\ndata: /)
+  session.destroy()
 })
 
 test('it needs the plugin, and is registered once', async t => {

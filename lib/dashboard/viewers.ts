@@ -16,6 +16,7 @@ export class Viewers {
   readonly #source: Source
   readonly #streams = new Set<ServerResponse>()
   #timer: NodeJS.Timeout | undefined
+  #closed = false
 
   constructor (source: Source) {
     this.#source = source
@@ -30,6 +31,11 @@ export class Viewers {
 
   /** Sends a page what there is, from now on until it is closed. */
   add (stream: ServerResponse): void {
+    // It may have left, or the application may have closed, while somebody was deciding whether it may look.
+    if (this.#closed || isGone(stream)) {
+      stream.destroy()
+      return
+    }
     // What the others have not been told yet is not for this one to be told twice.
     this.#tell()
     stream.on('close', () => this.#remove(stream))
@@ -65,8 +71,16 @@ export class Viewers {
 
   /** At the close of the application: an open stream would hold the server. */
   close (): void {
+    this.#closed = true
     for (const stream of this.#streams) stream.end()
   }
+}
+
+/** Such a stream says nothing of its end any more. */
+function isGone (stream: ServerResponse): boolean {
+  // What HTTP/2 has in its place has no `destroyed`, but a stream of its own.
+  const { destroyed } = (stream as { stream?: { destroyed: boolean } }).stream ?? stream
+  return destroyed
 }
 
 function eventOf (snapshot: Snapshot): string {
