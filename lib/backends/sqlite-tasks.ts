@@ -137,7 +137,8 @@ export class TaskTable {
       attempts: state === 'running' ? attempts + 1 : attempts,
       progress: parse(progress),
       result: parse(result),
-      error: error === null ? undefined : errorOf(error)
+      // While another attempt is to come, that of the last one is only listed.
+      error: state === 'failed' && error !== null ? errorOf(error) : undefined
     }
   }
 

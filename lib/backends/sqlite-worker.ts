@@ -198,9 +198,10 @@ export class SqliteWorker {
       case 'completed': return { ...ended, state: 'completed', result: this.#resultOf(task, end.result) }
       case 'cancelled': return { ...ended, state: 'cancelled' }
       case 'failed': {
-        if (attempts >= task.attempts || isUnrecoverable(end.error)) return { ...ended, state: 'failed', error: errorText(end.error) }
+        const error = errorText(end.error)
+        if (attempts >= task.attempts || isUnrecoverable(end.error)) return { ...ended, state: 'failed', error }
         const delay = task.backoff === null ? 0 : backoffDelay(task.backoff, attempts)
-        return { ...ended, state: 'pending', due: dueIn(delay, now) }
+        return { ...ended, state: 'pending', due: dueIn(delay, now), error }
       }
     }
     return { ...ended, state: 'pending', due: dueIn(end.delay, now), attempts: before }
