@@ -16,6 +16,11 @@ export class Snapshot {
     this.value = value
     this.transfer = transfer
   }
+
+  /** Whether what was to move has moved on: here it is empty then. */
+  get moved (): boolean {
+    return this.transfer.some(({ byteLength }) => byteLength === 0)
+  }
 }
 
 /**

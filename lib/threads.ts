@@ -49,6 +49,11 @@ export class Threads {
     if (this.#queued.size >= maxQueue) throw overloaded(this.#queued.size, 'waiting for a thread', `threads.maxQueue is ${maxQueue}`)
   }
 
+  /** How many attempts wait for a thread. */
+  get waiting (): number {
+    return this.#waiting.size
+  }
+
   /** Counts a task until it comes to a thread, or is settled. */
   accept (task: Task): void {
     this.#queued.add(task)

@@ -204,6 +204,30 @@ test('payloads are shown to those who ask for them', async t => {
   t.type(failures.added[0]!.payload, 'string')
 })
 
+test('what is shown is bounded: names, ids of requests, arguments, stacks; and arguments are written out once', async t => {
+  const { app, stream } = await serve(t, {}, { payload: true }, app => {
+    app.addHook('onRequest', async request => { request.id = 'i'.repeat(10_000) })
+    app.get('/', async request => {
+      request.backgroundTasks.add({ delay: 60_000, name: 'n'.repeat(10_000) }, () => {})
+      return 'x'
+    })
+  })
+  let written = 0
+  const argument = { [Symbol.for('nodejs.util.inspect.custom')]: () => `written ${++written}` }
+  app.backgroundTasks.add({ delay: 60_000, name: 'deep' }, (..._args: unknown[]) => {}, argument, { a: { b: { c: 1 } } })
+  app.backgroundTasks.add(function fail () { throw new Error('long '.repeat(5_000), { cause: new Error('the cause') }) })
+  await settled(app, { pending: 1, failed: 1 })
+  await app.inject('/')
+  const viewer = await stream()
+  const { tasks, failures: { added } } = await viewer.first
+  t.match(tasks.find(({ requestId }) => requestId !== null), { name: `${'n'.repeat(99)}…`, requestId: `${'i'.repeat(99)}…` })
+  t.equal(tasks.find(({ name }) => name === 'deep')!.payload, '[ written 1, { a: { b: [Object] } } ]')
+  await viewer.next()
+  t.equal(written, 1)
+  t.match(added[0]!.stack, 'caused by Error: the cause')
+  t.ok(added[0]!.stack.length <= 4_001)
+})
+
 test('progress: a share of a whole, or whatever else', async t => {
   const values: Array<[unknown, number | null]> = [
     [0, 0], [42, 42], [100, 100], [101, null], [-1, null], ['half', null], [null, null], [{ page: 3, pages: 4 }, 75], [[1, 2], 50],
@@ -280,14 +304,15 @@ test('so many failures are kept, and no more; what cannot be added again says so
   t.match(await act(added[0]!.id, 'run-again'), { status: 200, body: { done: true } })
 })
 
-test('a hundred tasks of a state are shown, those that are longest at it', async t => {
+test('a hundred tasks of a state are shown, those that are longest at it; what runs is found behind them all', async t => {
   const { app, stream } = await serve(t)
   for (let i = 0; i < 5_100; i++) app.backgroundTasks.add({ name: `${i}`, delay: 60_000 }, () => {})
   // Behind what is looked at.
   app.backgroundTasks.add(async function last () { await sleep(60_000, undefined, { ref: false }) })
+  await settled(app, { pending: 5_100, running: 1 })
   const { tasks, counts } = await (await stream()).first
-  t.same(tasks.map(({ name }) => name), Array.from({ length: 100 }, (_, i) => `${i}`))
-  t.match(counts, { delayed: 5_100 })
+  t.same(tasks.map(({ name }) => name), [...Array.from({ length: 100 }, (_, i) => `${i}`), 'last'])
+  t.match(counts, { delayed: 5_100, running: 1 })
   t.match(tasks[0], { state: 'delayed', why: 'It was added with a delay.' })
   t.ok(tasks[0]!.due! > Date.now() + 50_000)
 })
@@ -498,8 +523,8 @@ test('what a backend has is shown as if it were here, and can be acted upon', as
   t.same(told.backend, { name: 'stub', counts, error: null })
   t.same(limits.slice(0, 1), [100])
   t.match(told.tasks, [
-    { id: id(1), name: 'task 1', requestId: 'req-7', state: 'running', since: 1_000, progress: { percent: 5 }, stored: true, cancellable: false, why: '', payload: '' },
-    { id: id(2), state: 'waiting', cancellable: true, attempts: 3, payload: '{"n":2}' },
+    { id: id(1), name: 'task 1', requestId: 'req-7', state: 'running', since: 1_000, progress: { percent: 5 }, stored: true, cancellable: false, why: 'It runs in another process.', payload: '' },
+    { id: id(2), state: 'waiting', cancellable: true, why: 'No worker has taken it yet.', attempts: 3, payload: '{"n":2}' },
     { id: id(3), state: 'retrying', due: 5_000, attempt: 1, why: 'Error: not yet' }
   ])
   t.match(told.failures.added, [{ id: id(4), name: 'task 4', at: 4_000, attempt: 3, error: 'Error: for good', again: true, payload: '{"n":4}' }, { id: id(5), payload: '' }])
@@ -529,6 +554,31 @@ test('what a backend has is shown as if it were here, and can be acted upon', as
   t.match(tasks, [{ name: 'task', state: 'waiting', why: 'It is on its way to stub.', stored: false, payload: '{"n":9}' }])
   store.resolve([tasks[0]!.id])
   t.equal((await answered).status, 200)
+})
+
+test('what is run again or called off in a backend is gone at once, and is not told as a new failure', async t => {
+  const backend = new StubBackend()
+  const task = defineTask('task', async () => { throw new Error('here') })
+  const ids = ['00000000-0000-4000-8000-000000000001', '00000000-0000-4000-8000-000000000002'] as const
+  const gone = new Set<string>()
+  backend.list = async () => ({
+    counts: { running: 0, waiting: 1, delayed: 0, failed: 1 },
+    tasks: ids.filter(id => !gone.has(id)).map((id, index) => ({
+      id, name: 'task', label: 'task', payload: null, requestId: null, attempts: 1, state: index === 0 ? 'failed' : 'waiting', since: 1_000, due: null, attempt: 1, progress: undefined, error: undefined
+    }))
+  })
+  backend.onCancel = async id => gone.add(id).size !== 0
+  backend.retry = async id => gone.add(id).size !== 0
+  const { stream, act } = await serve(t, { tasks: [task], backend })
+  const viewer = await stream()
+  await viewer.until(({ tasks }) => tasks.length === 1)
+  await backend.deliver({ id: ids[0], name: 'task' })
+  await viewer.until(({ failures }) => failures.added.length === 1)
+  t.same(await act(ids[0], 'run-again'), { status: 200, body: { done: true } })
+  t.same(await act(ids[1], 'cancel'), { status: 200, body: { done: true } })
+  const { failures, tasks } = await viewer.next()
+  t.same(failures, { added: [], removed: [ids[0]] })
+  t.same(tasks, [])
 })
 
 test('a backend that gives no list, and runs nothing again', async t => {

@@ -16,18 +16,22 @@ export class Actions {
 
   async cancel (id: string): Promise<{ done: boolean }> {
     const task = this.#source.shown(id)
-    if (task !== undefined && await task.cancel()) return { done: true }
-    return { done: await this.#runtime.store?.cancel(id) ?? false }
+    const done = (task !== undefined && await task.cancel()) || (await this.#runtime.store?.cancel(id) ?? false)
+    if (done) this.#source.forget(id)
+    return { done }
   }
 
   async runAgain (id: string): Promise<{ done: boolean }> {
     const failure = this.#monitor.failures.get(id)
     if (failure !== undefined && !failure.delivered) {
-      this.#monitor.runAgain(failure)
-      return { done: true }
+      if (failure.whole) this.#monitor.runAgain(failure)
+      return { done: failure.whole }
     }
     const done = await this.#runtime.store?.retry(id) ?? false
-    if (done) this.#monitor.forget(id)
+    if (done) {
+      this.#monitor.forget(id)
+      this.#source.forget(id)
+    }
     return { done }
   }
 }

@@ -1,8 +1,9 @@
 import type { Add } from '../add'
 import type { Line } from '../line'
 import type { Observer } from '../observer'
-import { parsePayload } from '../payload'
+import { parsePayload, type KeptPayload } from '../payload'
 import type { Runtime } from '../runtime'
+import { Snapshot } from '../snapshot'
 import { COMPLETED, FAILED, RUNNING, type Task, type TaskFunction } from '../task'
 import type { TaskSpec } from '../task-options'
 
@@ -29,6 +30,8 @@ export interface Failure {
   readonly error: unknown
   /** A delivery of the backend's, which has what it needs to be run again. */
   readonly delivered: boolean
+  /** Whether what it was given is all there: what moves to a thread is not. */
+  readonly whole: boolean
   readonly fn: TaskFunction
   /** As the task had them. */
   readonly args: readonly unknown[]
@@ -93,8 +96,10 @@ export class Monitor implements Observer {
   }
 
   failed (task: Task, line: Line, error: unknown): void {
-    const { ownId: id, name, attempts: attempt, fn, args, spec } = task
-    this.#keep({ id, name, requestId: line.requestId, at: Date.now(), attempt, error, delivered: line.retriesElsewhere, fn, args: args as unknown[], spec })
+    const { ownId: id, name, attempts: attempt, fn, spec } = task
+    const args = task.args as unknown[]
+    const whole = spec === null || spec.definition === null || !(args[0] instanceof Snapshot && args[0].moved)
+    this.#keep({ id, name, requestId: line.requestId, at: Date.now(), attempt, error, delivered: line.retriesElsewhere, whole, fn, args, spec })
   }
 
   #keep (failure: Failure): void {
@@ -132,7 +137,7 @@ export class Monitor implements Observer {
       const { name, timeout, attempts, backoff, signal, definition } = spec
       const options = { name: name ?? undefined, timeout, attempts, backoff: backoff ?? undefined }
       if (definition === null) door.add({ ...options, signal }, fn, ...args)
-      else door.add(options, fn, parsePayload(args[0] as string | undefined))
+      else door.add(options, fn, parsePayload(args[0] as KeptPayload))
     }
     this.#failures.delete(failure.id)
   }

@@ -5,7 +5,7 @@ import type { Store } from '../store'
 import { COLLECTING, COMPLETED, PENDING, RUNNING, type Task } from '../task'
 import type { DashboardOptions } from './index'
 import { Monitor, type Second } from './monitor'
-import { failureView, listedFailure, listedView, stateOf, taskView, type FailureView, type TaskView, type ViewState } from './views'
+import { failureView, listedFailure, listedView, payloadOf, stateOf, taskView, type FailureView, type TaskView, type ViewState } from './views'
 
 /** One look at everything. */
 export interface Snapshot {
@@ -15,6 +15,8 @@ export interface Snapshot {
   stuckAfter: number
   /** `null` for no limit. */
   concurrency: number | null
+  /** How many of those places are taken, also by what waits for a thread. */
+  taken: number
   /** Of this process. */
   counts: { running: number, waiting: number, delayed: number, retrying: number, collecting: number, completed: number }
   /** Of all that use the backend; `null` without one, or if it cannot tell. */
@@ -28,7 +30,7 @@ export interface Snapshot {
 
 /** How many tasks of one state are shown. */
 const SHOWN = 100
-/** How many tasks of this process are looked at, those of the oldest requests first. */
+/** How many tasks of this process are looked at, those of the oldest requests first; of the others only what runs. */
 const LOOKED_AT = 5_000
 /** Milliseconds between two questions to the backend. */
 const BACKEND_INTERVAL = 2_000
@@ -43,6 +45,8 @@ export class Source {
   readonly #options: Required<DashboardOptions>
   /** The tasks of this process that the pages show, to be cancelled from there. */
   #shown = new Map<string, Task>()
+  /** What the shown tasks were given, written out once: that may take long. */
+  #payloads = new WeakMap<Task, string>()
   /** What the pages have been told of. */
   #told = new Map<string, FailureView>()
   #toldUntil = 0
@@ -77,6 +81,8 @@ export class Source {
   /** Nobody looks: nothing is kept for that. */
   rest (): void {
     this.#shown = new Map()
+    this.#payloads = new WeakMap()
+    this.#told = new Map()
     this.#listed = this.#listFailed = null
     this.#askedAt = -Infinity
   }
@@ -86,16 +92,26 @@ export class Source {
     return this.#shown.get(id)
   }
 
+  /** A task has been called off, or runs again, which the list that the backend gave last does not know. */
+  forget (id: string): void {
+    if (this.#listed === null) return
+    const { counts, tasks } = this.#listed
+    this.#listed = { counts, tasks: tasks.filter(task => task.id !== id) }
+    this.#askedAt = -Infinity
+  }
+
   #look (): Omit<Snapshot, 'full' | 'seconds' | 'failures'> {
-    const { ledger, options, store } = this.#runtime
+    const { ledger, options, store, threads } = this.#runtime
+    const waitingForThread = threads?.waiting ?? 0
     if (store !== null) this.#ask(store)
     return {
       now: Date.now(),
       stuckAfter: this.#options.stuckAfter,
       concurrency: options.concurrency === Infinity ? null : options.concurrency,
+      taken: ledger.count(RUNNING),
       counts: {
-        running: ledger.count(RUNNING),
-        waiting: ledger.count(PENDING) - ledger.waiting,
+        running: ledger.count(RUNNING) - waitingForThread,
+        waiting: ledger.count(PENDING) - ledger.waiting + waitingForThread,
         delayed: ledger.delayed,
         retrying: ledger.waiting - ledger.delayed,
         collecting: ledger.count(COLLECTING),
@@ -118,20 +134,27 @@ export class Source {
       // An event stream that is open for hours may have nothing to do.
       if (line.unsettled === 0) continue
       for (const task of line.tasks()) {
-        if (left-- === 0) return this.#show(shown, views)
+        // The first of its line, if it runs: it may be stuck.
+        if (left-- <= 0 && task.status !== RUNNING) break
         if (room[stateOf(task)]-- <= 0) continue
-        const view = taskView(task, line, this.#runtime, this.#monitor, this.#options.payload)
+        const view = taskView(task, line, this.#runtime, this.#monitor)
+        if (this.#options.payload) view.payload = this.#payloadOf(task)
         // Of a task that runs here, this process knows more than the backend.
         views.set(view.id, view)
         shown.set(view.id, task)
       }
     }
-    return this.#show(shown, views)
-  }
-
-  #show (shown: Map<string, Task>, views: Map<string, TaskView>): TaskView[] {
     this.#shown = shown
     return [...views.values()].sort((a, b) => Number(a.since) - Number(b.since))
+  }
+
+  #payloadOf (task: Task): string {
+    let payload = this.#payloads.get(task)
+    if (payload === undefined) {
+      payload = payloadOf(task.spec, task.args as unknown[])
+      this.#payloads.set(task, payload)
+    }
+    return payload
   }
 
   /** The oldest first. */
@@ -142,7 +165,7 @@ export class Source {
     for (const failure of this.#monitor.failures.values()) {
       // An error does not change: it is written out once.
       const told = this.#told.get(failure.id)
-      views.set(failure.id, told?.at === failure.at ? told : failureView(failure, !failure.delivered || retries, payload))
+      views.set(failure.id, told?.at === failure.at ? told : failureView(failure, failure.delivered ? retries : failure.whole, payload))
     }
     for (const task of this.#listed?.tasks ?? []) {
       if (task.state === 'failed' && !views.has(task.id)) views.set(task.id, listedFailure(task, retries, payload))

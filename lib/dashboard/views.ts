@@ -3,6 +3,7 @@ import type { ListedTask } from '../backends/backend'
 import type { Line } from '../line'
 import { text } from '../report'
 import type { Runtime } from '../runtime'
+import { Snapshot } from '../snapshot'
 import { isDurable } from '../store'
 import { COLLECTING, RUNNING, type Task } from '../task'
 import { Monitor, type Failure } from './monitor'
@@ -53,18 +54,19 @@ export interface FailureView {
   payload?: string
 }
 
+const MAX_NAME = 100
 const MAX_PAYLOAD = 2_000
 const MAX_ERROR = 200
 const MAX_STACK = 4_000
 const MAX_CAUSES = 3
 
-export function taskView (task: Task, line: Line, runtime: Runtime, monitor: Monitor, withPayload: boolean): TaskView {
+export function taskView (task: Task, line: Line, runtime: Runtime, monitor: Monitor): TaskView {
   const { spec } = task
   const state = stateOf(task)
   return {
     id: task.ownId,
-    name: task.name,
-    requestId: line.requestId,
+    name: nameOf(task),
+    requestId: requestIdOf(line),
     state,
     since: Monitor.sinceOf(task),
     due: state === 'delayed' || state === 'retrying' ? task.extra.due : null,
@@ -74,24 +76,23 @@ export function taskView (task: Task, line: Line, runtime: Runtime, monitor: Mon
     why: whyOf(task, state, line, runtime, monitor),
     behind: state === 'running' ? line.unsettled - 1 : 0,
     stored: line.retriesElsewhere,
-    cancellable: state !== 'running' || (spec !== null && (spec.signal || spec.definition !== null)),
-    ...(withPayload && { payload: payloadOf(task.spec, task.args as unknown[]) })
+    cancellable: state !== 'running' || (spec !== null && (spec.signal || spec.definition !== null))
   }
 }
 
 export function listedView (task: ListedTask & { state: ViewState }, withPayload: boolean): TaskView {
-  const { id, label, requestId, state, since, due, attempt, attempts, progress, error, payload } = task
+  const { id, state, since, due, attempt, attempts, progress, error, payload } = task
   return {
     id,
-    name: label,
-    requestId,
+    name: clip(task.label, MAX_NAME),
+    requestId: requestIdOf(task),
     state,
     since,
     due,
     attempt,
     attempts,
     progress: progressView(progress),
-    why: error === undefined ? '' : firstLine(text(error)),
+    why: state === 'retrying' && error !== undefined ? firstLine(text(error)) : WHY_LISTED[state],
     behind: 0,
     stored: true,
     cancellable: state !== 'running',
@@ -99,22 +100,45 @@ export function listedView (task: ListedTask & { state: ViewState }, withPayload
   }
 }
 
+/** Why stored tasks are as they are that this process does not run. */
+const WHY_LISTED: Record<ListedTask['state'], string> = {
+  running: 'It runs in another process.',
+  waiting: 'No worker has taken it yet.',
+  delayed: 'It was added with a delay.',
+  retrying: '',
+  failed: ''
+}
+
 export function failureView (failure: Failure, again: boolean, withPayload: boolean): FailureView {
-  const { id, name, requestId, at, attempt, error, spec, args } = failure
-  return { id, name, requestId, at, attempt, ...errorView(error), again, ...(withPayload && { payload: payloadOf(spec, args) }) }
+  const { id, at, attempt, error, spec, args } = failure
+  return { id, name: clip(failure.name, MAX_NAME), requestId: requestIdOf(failure), at, attempt, ...errorView(error), again, ...(withPayload && { payload: payloadOf(spec, args) }) }
 }
 
 export function listedFailure (task: ListedTask, again: boolean, withPayload: boolean): FailureView {
-  const { id, label, requestId, since, attempt, error, payload } = task
-  return { id, name: label, requestId, at: since, attempt, ...errorView(error), again, ...(withPayload && { payload: clip(payload ?? '', MAX_PAYLOAD) }) }
+  const { id, since, attempt, error, payload } = task
+  return { id, name: clip(task.label, MAX_NAME), requestId: requestIdOf(task), at: since, attempt, ...errorView(error), again, ...(withPayload && { payload: clip(payload ?? '', MAX_PAYLOAD) }) }
 }
 
 export function stateOf (task: Task): ViewState {
-  if (task.status === RUNNING) return 'running'
+  if (task.status === RUNNING) return waitsForThread(task) ? 'waiting' : 'running'
   if (task.status === COLLECTING) return 'collecting'
   // Only those that have options wait for a timer.
   if (task.spec === null || task.extra.timer === null) return 'waiting'
   return task.attempts === 0 ? 'delayed' : 'retrying'
+}
+
+/** It has its place among those that run, but nothing runs of it. */
+function waitsForThread ({ spec, extra }: Task): boolean {
+  return spec !== null && extra.attempt !== null && extra.attempt.waits
+}
+
+function nameOf (task: Task): string {
+  return clip(task.name, MAX_NAME)
+}
+
+/** A client may have chosen it. */
+function requestIdOf ({ requestId }: { requestId: string | null }): string | null {
+  return requestId === null ? null : clip(requestId, MAX_NAME)
 }
 
 function whyOf (task: Task, state: ViewState, line: Line, { options, ledger, store }: Runtime, monitor: Monitor): string {
@@ -127,10 +151,11 @@ function whyOf (task: Task, state: ViewState, line: Line, { options, ledger, sto
     case 'delayed': return 'It was added with a delay.'
     case 'retrying': return firstLine(text(monitor.retryOf(task)))
   }
+  if (task.status === RUNNING) return 'It waits for a free thread.'
   if (isDurable(task, line.runtime)) return `It is on its way to ${store!.name}.`
-  if (line.held !== null) return `It waits for the next attempt of '${line.held.name}', of the same request.`
-  if (line.current !== null) return `It waits for '${line.current.name}', of the same request.`
-  if (ledger.count(RUNNING) >= options.concurrency) return `All ${options.concurrency} places are taken.`
+  if (line.held !== null) return `It waits for the next attempt of '${nameOf(line.held)}', of the same request.`
+  if (line.current !== null) return `It waits for '${nameOf(line.current)}', of the same request.`
+  if (ledger.count(RUNNING) >= options.concurrency) return options.concurrency === 1 ? 'The only place is taken.' : `All ${options.concurrency} places are taken.`
   return 'It is about to run.'
 }
 
@@ -148,15 +173,18 @@ function percentOf (value: unknown): number | null {
   return part >= 0 && part <= whole && whole > 0 ? part / whole * 100 : null
 }
 
-function payloadOf (spec: Task['spec'], args: readonly unknown[]): string {
-  // The payload of a defined task is JSON already.
-  return spec !== null && spec.definition !== null ? clip(String(args[0] ?? ''), MAX_PAYLOAD) : shown(args, MAX_PAYLOAD)
+/** What a task was given. */
+export function payloadOf (spec: Task['spec'], args: readonly unknown[]): string {
+  if (spec === null || spec.definition === null) return shown(args, MAX_PAYLOAD)
+  const [payload] = args
+  // The payload of a defined task is JSON already, or a clone for its thread.
+  return payload instanceof Snapshot ? shown(payload.value, MAX_PAYLOAD) : clip(String(payload ?? ''), MAX_PAYLOAD)
 }
 
-/** Anything can be an argument, and showing it may fail. */
+/** Anything can be an argument, a request for one, which is deep and wide; and showing it may fail. */
 function shown (value: unknown, length: number): string {
   try {
-    return clip(inspect(value, { depth: 4, maxArrayLength: 20, maxStringLength: 500, breakLength: 80 }), length)
+    return clip(inspect(value, { depth: 2, maxArrayLength: 20, maxStringLength: 500, breakLength: 80 }), length)
   } catch {
     return 'what cannot be shown'
   }
@@ -166,7 +194,9 @@ function errorView (error: unknown): { error: string, stack: string } {
   const own = text(error)
   const stacks = [own]
   for (let cause = causeOf(error); cause !== undefined && stacks.length <= MAX_CAUSES; cause = causeOf(cause)) stacks.push(`caused by ${text(cause)}`)
-  return { error: firstLine(own), stack: clip(stacks.join('\n'), MAX_STACK) }
+  // A long one leaves room for what caused it.
+  const room = Math.floor(MAX_STACK / stacks.length)
+  return { error: firstLine(own), stack: stacks.map(stack => clip(stack, room)).join('\n') }
 }
 
 function causeOf (error: unknown): unknown {
