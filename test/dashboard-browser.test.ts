@@ -1,4 +1,5 @@
 import type { FastifyInstance } from 'fastify'
+import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
@@ -6,6 +7,7 @@ import { defineTask } from '../index'
 import { dashboard, type DashboardOptions } from '../lib/dashboard'
 import { browser, noBrowser, open } from './support/browser'
 import { createApp, listen, signal } from './support/server'
+import { StubBackend } from './support/stub-backend'
 import type { BackgroundTasksOptions } from '../index'
 
 /* The dashboard, as somebody sees it who has it open in Chromium. */
@@ -85,7 +87,7 @@ test('the page in a browser', { skip: noBrowser }, async t => {
     t.equal(await page.evaluate('document.activeElement.getAttribute("aria-label")'), 'Cancel resize', 'the focus has stayed')
 
     const waiting = page.getByRole('row', { name: /follow/ })
-    t.match(await waiting.innerText(), 'All 1 places are taken.')
+    t.match(await waiting.innerText(), 'The only place is taken.')
     await waiting.getByRole('button', { name: 'Cancel follow' }).click()
     await waiting.waitFor({ state: 'detached' })
     await page.getByText('“follow” was cancelled.').waitFor()
@@ -111,12 +113,82 @@ test('the page in a browser', { skip: noBrowser }, async t => {
     const { page } = await open(t, chromium, url)
     await page.locator('#summary[data-mood=bad]').waitFor()
     t.match(await page.locator('#headline').innerText(), /^1 task is stuck: “hang” has been running for \d+ s\.$/)
-    t.equal(await page.locator('#reason').innerText(), 'It has no timeout: nothing ends it but itself. 1 task of request req-1 waits for it. All 1 places of this process are taken, so 2 tasks wait.')
+    t.equal(await page.locator('#reason').innerText(), 'It has no timeout: nothing ends it but itself. 1 task of request req-1 waits for it. The only place of this process is taken, so 2 tasks wait.')
     t.match(await page.getByRole('row', { name: /behind/ }).innerText(), "It waits for 'hang', of the same request.")
     t.equal(await page.locator('tr[data-stuck] th b').innerText(), 'hang')
     end.resolve()
     await page.locator('#summary[data-mood=calm]').waitFor()
     t.match(await page.locator('#headline').innerText(), 'Nothing is stuck')
+  })
+
+  t.test('what waits too long, what is tried again and a backend that is away stand on top too', async t => {
+    const end = signal()
+    const backend = new StubBackend()
+    let away = false
+    backend.list = async () => {
+      if (away) throw new Error('connect ECONNREFUSED 10.0.0.7:6379')
+      return { counts: { running: 0, waiting: 0, delayed: 0, failed: 0 }, tasks: [] }
+    }
+    const { app, url } = await serve(t, { backend }, { stuckAfter: 1_500 }, app => {
+      app.get('/hang', async request => {
+        request.backgroundTasks.add(function afterwards () {})
+        await end.promise
+        return 'x'
+      })
+    })
+    t.teardown(() => end.resolve())
+    const { page, troubles } = await open(t, chromium, url)
+    const headline = page.locator('#headline')
+    const reason = page.locator('#reason')
+    const send = app.backgroundTasks.add({ name: 'send', attempts: 2, backoff: 600_000 }, () => { throw new Error('no such host') })
+    await page.locator('#summary[data-mood=warn]').waitFor()
+    t.equal(await headline.innerText(), 'Nothing is stuck: 0 tasks run, 0 wait, 1 is to be tried again or delayed.')
+    t.equal(await reason.innerText(), '1 task has failed and is to be tried again, the next one “send”: Error: no such host.')
+    await send.cancel()
+    const held = fetch(new URL('/hang', url))
+    await headline.getByText(/^1 task waits too long: “afterwards” has been waiting for \d+ s\.$/).waitFor()
+    t.equal(await reason.innerText(), 'Its request has not been answered yet.')
+    t.equal(await page.locator('tr[data-late] th b').innerText(), 'afterwards')
+    away = true
+    await headline.getByText('stub does not answer: which tasks it has cannot be seen.').waitFor()
+    t.match(await reason.innerText(), /^It says: connect ECONNREFUSED 10\.0\.0\.7:6379\. 1 task waits too long: /)
+    end.resolve()
+    await held
+    t.same(troubles, [])
+  })
+
+  t.test('far down the page, what is done there is told there', async t => {
+    const { app, url } = await serve(t)
+    for (let i = 0; i < 60; i++) app.backgroundTasks.add({ name: `task ${i}`, delay: 600_000 }, () => {})
+    const { page } = await open(t, chromium, url)
+    const row = page.getByRole('row', { name: /task 59/ })
+    await row.getByRole('button').click()
+    const before = await page.evaluate('scrollY') as number
+    await row.waitFor({ state: 'detached' })
+    const outcome = page.getByText('“task 59” was cancelled.')
+    await outcome.waitFor()
+    const after = await page.evaluate('scrollY') as number
+    t.ok(before > 1_000 && before - after < 200, `from ${before} to ${after}`)
+    const { y } = (await outcome.boundingBox())!
+    t.ok(y >= 0 && y < 720, `${y}`)
+    await outcome.waitFor({ state: 'detached' })
+  })
+
+  t.test('a server that is silent is not called live', async t => {
+    const { app, url } = await serve(t)
+    const sockets: Socket[] = []
+    app.server.on('connection', socket => { sockets.push(socket) })
+    const { page } = await open(t, chromium, url)
+    const connection = page.locator('#connection')
+    await connection.getByText('Live', { exact: true }).waitFor()
+    // As if it had no time to write.
+    for (const socket of sockets) socket.cork()
+    await connection.getByText(/^The server is silent, or too busy to speak\. What is shown is from /).waitFor()
+    for (const socket of sockets) socket.uncork()
+    await connection.getByText('Live', { exact: true }).waitFor()
+    for (const socket of sockets) socket.destroy()
+    await connection.getByText(/^The connection is lost; trying again … What is shown is from /).waitFor()
+    await connection.getByText('Live', { exact: true }).waitFor()
   })
 
   t.test('the plots draw what happened, also before the page was opened', async t => {
@@ -156,7 +228,7 @@ test('the page in a browser', { skip: noBrowser }, async t => {
       t.ok(await page.getByRole('table', { name: group }).getByRole('row').count() >= 2, group)
     }
     t.equal(await page.getByRole('table', { name: 'Running' }).getByRole('columnheader').count(), 6)
-    t.equal(await page.getByRole('row').getByText('42', { exact: false }).count(), 0, 'nothing of a payload')
+    t.equal(await page.getByRole('row').getByText('4242').count(), 0, 'nothing of a payload')
     if (process.env.SCREENSHOTS !== undefined) {
       await page.waitForTimeout(Number(process.env.SCREENSHOTS_AFTER ?? 3_000))
       await page.screenshot({ path: join(process.env.SCREENSHOTS, 'dashboard.png'), fullPage: true })

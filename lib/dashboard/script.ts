@@ -4,11 +4,17 @@ export const SCRIPT = String.raw`'use strict'
 
 const SECONDS = 300
 const KEPT_FAILURES = 200
+/** Milliseconds after which the page does not call itself live any more: a server that is too busy to speak does not hang up. */
+const SILENCE = 5000
+/** Milliseconds between two announcements of failures, and for which the outcome of an action is shown. */
+const PAUSE = 10000
 const byId = id => document.getElementById(id)
 
 let state = null
 /** How far the server's clock is ahead of this one's, in ms. */
 let ahead = 0
+/** When the server was last heard, by this clock. */
+let heard = Date.now()
 const seconds = new Map()
 const failures = new Map()
 const rows = new Map()
@@ -21,6 +27,13 @@ function create (tag, className, text) {
   if (className) element.className = className
   if (text !== undefined) element.textContent = text
   return element
+}
+
+/** It may be long: then it is scrolled, also by the keyboard. */
+function createText (text) {
+  const pre = create('pre', '', text)
+  pre.tabIndex = 0
+  return pre
 }
 
 /** Changes only what is different: a screen reader, a selection and the focus stay where they are. */
@@ -45,7 +58,9 @@ function duration (ms) {
 const ageOf = task => task.since === null ? null : now() - task.since
 const dueText = task => task.due === null ? '–' : task.due <= now() ? 'now' : 'in ' + duration(task.due - now())
 const attemptText = task => task.attempt + ' of ' + task.attempts
-const isStuck = task => task.state === 'running' && task.since !== null && ageOf(task) > state.stuckAfter
+const isOld = task => task.since !== null && ageOf(task) > state.stuckAfter
+const isStuck = task => task.state === 'running' && isOld(task)
+const isLate = task => groupOf(task) === 'waiting' && isOld(task)
 const groupOf = task => task.state === 'running' ? 'running' : task.state === 'delayed' || task.state === 'retrying' ? 'later' : 'waiting'
 
 function noteOf (task) {
@@ -80,7 +95,7 @@ function makeRow (task, group) {
   const row = { tr, group, where }
   if (task.payload !== undefined) {
     const details = create('details')
-    details.append(create('summary', '', 'Payload'), create('pre', '', task.payload || 'none'))
+    details.append(create('summary', '', 'Payload'), createText(task.payload || 'none'))
     head.append(details)
   }
   tr.append(head)
@@ -106,6 +121,7 @@ function updateRow (row, task) {
   if (row.progress) updateProgress(row, task)
   setText(row.why, noteOf(task))
   row.tr.toggleAttribute('data-stuck', isStuck(task))
+  row.tr.toggleAttribute('data-late', isLate(task))
   if (task.cancellable !== row.button.isConnected) {
     if (task.cancellable) row.action.append(row.button)
     else row.button.remove()
@@ -131,12 +147,12 @@ function updateProgress (row, { name, progress }) {
   if (!row.progressText.isConnected) row.progress.append(row.progressText)
 }
 
-/** Removes what has gone, then adds what is new: what stays is never moved, so that it keeps the focus. That of what goes, goes to the message about it. */
+/** Removes what has gone, then adds what is new: what stays where it was is not touched, so that it keeps the focus. That of what goes, goes to the message about it. */
 function reconcile (parent, wanted, known, elementOf, make, update) {
   for (const [key, item] of known) {
     if (wanted.has(key)) continue
     const element = elementOf(item)
-    if (element.contains(document.activeElement)) byId('outcome').focus()
+    if (element.contains(document.activeElement)) byId('outcome').focus({ preventScroll: true })
     element.remove()
     known.delete(key)
   }
@@ -146,9 +162,16 @@ function reconcile (parent, wanted, known, elementOf, make, update) {
     if (item === undefined) known.set(key, item = make(value))
     const element = elementOf(item)
     if (element === next) next = next.nextElementSibling
-    else parent.insertBefore(element, next)
+    else move(parent, element, next)
     update(item, value)
   }
+}
+
+/** An element that is moved would lose the focus. */
+function move (parent, element, next) {
+  const focused = element.contains(document.activeElement) ? document.activeElement : null
+  parent.insertBefore(element, next)
+  if (focused !== null) focused.focus({ preventScroll: true })
 }
 
 function showGroup (group, tasks, total) {
@@ -169,8 +192,8 @@ function makeFailure (failure) {
   const summary = create('summary')
   const where = create('span', 'where')
   summary.append(create('b', '', failure.name), ' ', where, create('span', 'error', failure.error))
-  details.append(summary, create('pre', '', failure.stack))
-  if (failure.payload !== undefined) details.append(create('pre', '', 'Payload: ' + (failure.payload || 'none')))
+  details.append(summary, createText(failure.stack))
+  if (failure.payload !== undefined) details.append(createText('Payload: ' + (failure.payload || 'none')))
   li.append(details)
   if (failure.again) {
     const button = create('button', '', 'Run again')
@@ -199,13 +222,20 @@ function showFailures () {
   setText(section.querySelector('.count'), newest.length === 0 ? '' : String(newest.length))
 }
 
-function summarize (stuck, counts) {
+const sentences = (...parts) => parts.filter(Boolean).join(' ')
+const ended = text => /[.…]$/.test(text) ? text : text + '.'
+
+/** What is stuck and why, in the order of what is worst. */
+function summarize (groups, counts) {
+  const stuck = groups.running.filter(isStuck)
+  const late = groups.waiting.filter(isLate)
+  const retrying = groups.later.filter(task => task.state === 'retrying')
   const failed = failures.size
   const summary = byId('summary')
   const base = plural(counts.running, 'task runs', 'tasks run') + ', ' + plural(counts.waiting, 'waits', 'wait') +
     (counts.later === 0 ? '' : ', ' + plural(counts.later, 'is', 'are') + ' to be tried again or delayed')
-  const full = state.concurrency !== null && state.counts.running >= state.concurrency && state.counts.waiting > 0
-  const places = 'All ' + state.concurrency + ' places of this process are taken, so ' + plural(state.counts.waiting, 'task waits', 'tasks wait') + '.'
+  const full = state.concurrency !== null && state.taken >= state.concurrency && state.counts.waiting > 0
+  const places = !full ? '' : (state.concurrency === 1 ? 'The only place of this process is taken, so ' : 'All ' + state.concurrency + ' places of this process are taken, so ') + plural(state.counts.waiting, 'task waits', 'tasks wait') + '.'
   let mood = 'calm'
   let headline = 'Nothing is stuck: ' + base + '.'
   let reason = ''
@@ -215,18 +245,31 @@ function summarize (stuck, counts) {
     headline = stuck.length === 1
       ? '1 task is stuck: “' + first.name + '” has been running for ' + duration(ageOf(first)) + '.'
       : stuck.length + ' tasks are stuck: “' + first.name + '” has been running longest, for ' + duration(ageOf(first)) + '.'
-    reason = [first.why, first.behind > 0 ? plural(first.behind, 'task', 'tasks') + ' of ' + (first.requestId === null ? 'its request' : 'request ' + first.requestId) + (first.behind === 1 ? ' waits' : ' wait') + ' for it.' : '', full ? places : ''].filter(Boolean).join(' ')
-  } else if (full || failed !== 0) {
+    reason = sentences(first.why, first.behind > 0 ? plural(first.behind, 'task', 'tasks') + ' of ' + (first.requestId === null ? 'its request' : 'request ' + first.requestId) + (first.behind === 1 ? ' waits' : ' wait') + ' for it.' : '', places)
+  } else if (late.length !== 0) {
+    const [first] = late
     mood = 'warn'
-    if (full) reason = places
+    headline = late.length === 1
+      ? '1 task waits too long: “' + first.name + '” has been waiting for ' + duration(ageOf(first)) + '.'
+      : late.length + ' tasks wait too long: “' + first.name + '” has been waiting longest, for ' + duration(ageOf(first)) + '.'
+    reason = places || first.why
+  } else if (full || failed !== 0 || retrying.length !== 0) {
+    mood = 'warn'
+    reason = places
+  }
+  if (retrying.length !== 0) {
+    const [first] = retrying
+    const count = Math.max(retrying.length, state.counts.retrying)
+    reason = sentences(reason, plural(count, 'task has failed and is', 'tasks have failed and are') + ' to be tried again, the next one “' + first.name + '”' + ended(first.why && ': ' + first.why))
   }
   if (failed !== 0) {
     const newest = [...failures.values()].reduce((a, b) => (a.at || 0) >= (b.at || 0) ? a : b)
-    reason = [reason, plural(failed, 'task has', 'tasks have') + ' failed lately, the last one “' + newest.name + '”: ' + newest.error].filter(Boolean).join(' ')
+    reason = sentences(reason, plural(failed, 'task has', 'tasks have') + ' failed lately, the last one “' + newest.name + '”: ' + newest.error)
   }
   if (state.backend !== null && state.backend.error !== null) {
+    reason = sentences('It says: ' + ended(state.backend.error), mood === 'calm' ? '' : headline, reason)
+    headline = state.backend.name + ' does not answer: which tasks it has cannot be seen.'
     mood = 'bad'
-    reason = state.backend.name + ' does not answer: ' + state.backend.error + '. ' + reason
   }
   summary.dataset.mood = mood
   setText(byId('headline'), headline)
@@ -265,7 +308,7 @@ function show () {
         ? 'Stored tasks: ' + backend.name + ' gives no list of them.'
         : backend.name + ': ' + backend.counts.running + ' running, ' + backend.counts.waiting + ' waiting, ' + backend.counts.delayed + ' delayed or to be tried again, ' + backend.counts.failed + ' failed.')
   }
-  summarize(groups.running.filter(isStuck), totals)
+  summarize(groups, totals)
 }
 
 function path (svg, className, values, top) {
@@ -310,14 +353,17 @@ function drawPlots () {
   setText(byId('tile-rate').querySelector('dd'), rate === 0 || rate >= 10 ? Math.round(rate).toLocaleString('en') : rate.toFixed(1))
 }
 
+let fading
+
 /** A button that is disabled would lose the focus: one that is busy only says so. */
 async function act (button, { id, name }, action) {
   if (button.getAttribute('aria-disabled') === 'true') return
   button.setAttribute('aria-disabled', 'true')
   const outcome = byId('outcome')
+  clearTimeout(fading)
   try {
     const response = await fetch('tasks/' + encodeURIComponent(id) + '/' + action, { method: 'POST', headers: { 'x-background-tasks-dashboard': '1' } })
-    const answer = await response.json()
+    const answer = await response.json().catch(() => ({ message: 'the server answered with status ' + response.status + '.' }))
     if (!response.ok) outcome.textContent = '“' + name + '”: ' + answer.message
     else if (action === 'cancel') outcome.textContent = answer.done ? '“' + name + '” was cancelled.' : '“' + name + '” could not be cancelled: it has ended, or runs where nothing can stop it.'
     else outcome.textContent = answer.done ? '“' + name + '” runs again.' : '“' + name + '” could not be run again: it is not known any more.'
@@ -325,14 +371,39 @@ async function act (button, { id, name }, action) {
     outcome.textContent = '“' + name + '”: the server does not answer.'
   }
   button.removeAttribute('aria-disabled')
+  fading = setTimeout(() => { outcome.textContent = '' }, PAUSE)
 }
 
+let unannounced = []
+let announcedAt = 0
+
+/** Not each second anew: a screen reader would say nothing else. */
 function announce (added) {
-  if (added.length === 0) return
-  byId('news').textContent = added.length === 1 ? 'Failed: ' + added[0].name + ': ' + added[0].error : added.length + ' tasks have failed'
+  unannounced.push(...added)
+  if (unannounced.length === 0 || Date.now() - announcedAt < PAUSE) return
+  const [first] = unannounced
+  byId('news').textContent = unannounced.length === 1 ? 'Failed: ' + first.name + ': ' + first.error : unannounced.length + ' tasks have failed'
+  unannounced = []
+  announcedAt = Date.now()
+}
+
+/** @param trouble why the page does not show what is now; empty if it does */
+function setConnection (trouble) {
+  const connection = byId('connection')
+  connection.toggleAttribute('data-live', trouble === '')
+  connection.toggleAttribute('data-lost', trouble !== '')
+  document.body.toggleAttribute('data-stale', trouble !== '')
+  setText(connection, trouble === '' ? 'Live' : trouble + ' What is shown is from ' + new Date(heard).toLocaleTimeString() + '.')
+}
+
+/** Of a server that is silent, the browser says nothing. */
+function listen () {
+  if (byId('connection').hasAttribute('data-live') && Date.now() - heard > SILENCE) setConnection('The server is silent, or too busy to speak.')
 }
 
 function receive (next) {
+  heard = Date.now()
+  setConnection('')
   ahead = next.now - Date.now()
   if (next.full) {
     failures.clear()
@@ -357,19 +428,14 @@ function receive (next) {
 
 function connect () {
   const events = new EventSource('events')
-  const connection = byId('connection')
-  events.onopen = () => {
-    connection.dataset.live = ''
-    setText(connection, 'Live')
-  }
   events.onmessage = event => receive(JSON.parse(event.data))
   events.onerror = () => {
-    delete connection.dataset.live
-    setText(connection, 'The connection is lost; trying again …')
+    setConnection('The connection is lost; trying again …')
     // After an answer that is not a stream the browser gives up.
     if (events.readyState === EventSource.CLOSED) setTimeout(connect, 5000)
   }
 }
 
 connect()
+setInterval(listen, 1000)
 `

@@ -28,6 +28,9 @@ main { padding-bottom: 48px; }
 #connection { color: var(--quiet); font-size: .87rem; }
 #connection::before { content: ""; display: inline-block; width: 8px; height: 8px; border-radius: 50%; background: var(--quiet); margin-right: 6px; }
 #connection[data-live]::before { background: var(--good); }
+#connection[data-lost] { color: var(--bad); font-weight: 600; }
+#connection[data-lost]::before { background: var(--bad); }
+[data-stale] #summary, [data-stale] .tile { border-style: dashed; }
 #summary { margin: 14px 0; padding: 14px 16px; border: 1px solid var(--line); border-left: 4px solid var(--good); border-radius: 6px; background: var(--card); }
 #summary[data-mood=warn] { border-left-color: var(--warn); background: var(--warn-ground); }
 #summary[data-mood=bad] { border-left-color: var(--bad); background: var(--bad-ground); }
@@ -38,7 +41,7 @@ main { padding-bottom: 48px; }
 .tile dt { color: var(--quiet); font-size: .8rem; line-height: 1.25; }
 .tile dd { margin: 2px 0 0; font-size: 1.4rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 #tile-failed[data-some] dd { color: var(--bad); }
-#outcome:not(:empty) { margin-top: 12px; padding: 8px 12px; border: 1px solid var(--line); border-radius: 6px; background: var(--card); }
+#outcome:not(:empty) { position: sticky; top: 8px; z-index: 1; margin-top: 12px; padding: 8px 12px; border: 1px solid var(--line); border-radius: 6px; background: var(--card); }
 #idle { margin-top: 24px; color: var(--quiet); }
 .more { color: var(--quiet); font-size: .87rem; margin-top: 6px; }
 .notice { max-width: 1120px; margin: 12px auto; padding: 0 20px; }
@@ -46,7 +49,7 @@ main { padding-bottom: 48px; }
 table { width: 100%; border-collapse: separate; border-spacing: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
 th, td { text-align: left; vertical-align: top; padding: 8px 12px; border-bottom: 1px solid var(--line); font-weight: 400; }
 tbody tr:last-child > * { border-bottom: 0; }
-thead th { color: var(--quiet); font-size: .8rem; padding-top: 6px; padding-bottom: 6px; }
+thead th { white-space: nowrap; color: var(--quiet); font-size: .8rem; padding-top: 6px; padding-bottom: 6px; }
 td { font-variant-numeric: tabular-nums; }
 .task { min-width: 11rem; }
 .task b { font-weight: 600; }
@@ -55,6 +58,7 @@ td { font-variant-numeric: tabular-nums; }
 .why { color: var(--quiet); font-size: .87rem; }
 .action { text-align: right; width: 1%; white-space: nowrap; }
 tr[data-stuck] { background: var(--bad-ground); }
+tr[data-late] .for { color: var(--warn); font-weight: 600; }
 tr[data-stuck] .for { color: var(--bad); font-weight: 600; }
 .progress { min-width: 8rem; }
 progress { width: 100%; height: 9px; display: block; margin: 6px 0 2px; accent-color: var(--accent); }
