@@ -52,10 +52,12 @@ async function slice (app) {
 
 /** Has somebody look at it. */
 async function look (app) {
+  // Half of the time between two looks goes by before the slice begins: so one of them falls into the middle of it.
   const viewer = get(`http://127.0.0.1:${app.server.address().port}/tasks/events`)
   viewer.on('error', () => {})
   const [response] = await once(viewer, 'response')
   response.on('error', () => {}).resume()
+  await sleep(500)
   return viewer
 }
 
