@@ -334,6 +334,17 @@ test('under onFailure: stop, tasks wait for the next attempt of another', async 
   t.match(tasks.find(({ name }) => name === 'fails'), { state: 'retrying', why: 'Error: not yet', attempt: 1, attempts: 2 })
 })
 
+test('a task that waits for the only place', async t => {
+  const end = signal()
+  const { app, stream } = await serve(t, { concurrency: 1 })
+  t.teardown(() => end.resolve())
+  app.backgroundTasks.add(async () => { await end.promise })
+  app.backgroundTasks.add(function queued () {})
+  await settled(app, { running: 1, pending: 1 })
+  const { tasks } = await (await stream()).first
+  t.match(tasks.find(({ name }) => name === 'queued'), { state: 'waiting', why: 'The only place is taken.' })
+})
+
 test('what is about to run; and a request that has nothing to do is passed over', async t => {
   const { app, stream } = await serve(t)
   const told = await stream()
