@@ -7,6 +7,9 @@ import { loadHandler, moduleUrl } from './thread-module'
 
 const kDefinition = Symbol('fastify-background-tasks.definition')
 
+/** Those of `DefinitionOptions` and `ThreadDefinitionOptions`. */
+const DEFINITION_OPTIONS = ['runOn', 'timeout', 'attempts', 'backoff', 'delay', 'key', 'local', 'transfer']
+
 /** What `defineTask` is given: the task's work. */
 export type TaskHandler<Payload, Result> = (payload: Payload, ctx: TaskContext) => Result
 
@@ -92,8 +95,8 @@ export function defineTask (
   if (transfer !== null && (typeof transfer !== 'function' || file === null || !local)) {
     throw new FST_BGT_INVALID_TASK_OPTION('transfer', 'a function, and belongs to a task with a file and `local: true`', received(transfer))
   }
-  for (const taken of ['name', 'signal', 'dedupe'] as const) {
-    if (taken in options) throw new FST_BGT_INVALID_TASK_OPTION(taken, 'left out of a definition', received((options as TaskOptions)[taken]))
+  for (const [option, value] of Object.entries(options)) {
+    if (!DEFINITION_OPTIONS.includes(option)) throw new FST_BGT_INVALID_TASK_OPTION(option, `one of ${DEFINITION_OPTIONS.join(', ')}`, received(value))
   }
   const definition: { -readonly [field in keyof Definition]: Definition[field] } = {
     name, handler, file, transfer, spec: resolveTaskOptions({ ...taskOptions, name })
