@@ -102,7 +102,8 @@ export class TaskTable {
     this.#version = prepare('PRAGMA data_version')
     const some = (which: string, order: string) => `SELECT * FROM (SELECT task, state, due, attempts, settled_at, progress, error FROM tasks WHERE ${which} ORDER BY ${order} LIMIT ?)`
     this.#list = prepare([
-      some("state = 'running'", 'lease_until'), some("state = 'pending'", 'due'),
+      some("state = 'running'", 'lease_until'),
+      some("state = 'pending' AND due <= ?", 'due'), some("state = 'pending' AND due > ?", 'due'),
       some("state = 'failed' AND settled_at IS NOT NULL", 'settled_at DESC')
     ].join(' UNION ALL '))
     this.#counts = prepare(`SELECT
@@ -150,7 +151,7 @@ export class TaskTable {
   list (now: number, limit: number): TaskList {
     return {
       counts: this.#counts.get(now, now) as unknown as TaskList['counts'],
-      tasks: this.#list.all(limit, limit, limit).map(row => listedTask(row, now))
+      tasks: this.#list.all(limit, now, limit, now, limit, limit).map(row => listedTask(row, now))
     }
   }
 
