@@ -226,6 +226,31 @@ test('old tasks and those that are too many go', { skip: noSqlite }, async t => 
   t.ok(await until('the cancelled one is gone', async () => await backend.find(cancelled.id) === null), 'as old ones as the option says')
 })
 
+test('many old tasks go soon, and a few at a time: they hold the thread', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file, retain: { completed: { age: 1_000_000, count: 10 }, failed: { age: 1, count: 10_000 } } })
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  const fill = (state: string, settledAt: number) => other.exec(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+    INSERT INTO tasks (id, task, state, due, settled_at) SELECT '${state}' || i, '{}', '${state}', 0, ${settledAt} - i % 7 FROM n`)
+  fill('completed', Date.now())
+  fill('failed', Date.now() - 2_000)
+  const count = other.prepare('SELECT COUNT(*) AS count FROM tasks')
+  const begin = performance.now()
+  await backend.work(1, async () => ({ state: 'completed', result: undefined }))
+  let most = 0
+  for (let left = 10_000; left !== 10;) {
+    // A turn of the event loop has one transaction at most.
+    await new Promise(resolve => { setImmediate(resolve) })
+    const now = count.get()!.count as number
+    most = Math.max(most, left - now)
+    left = now
+  }
+  t.ok(most <= 200, `${most} at once`)
+  t.ok(performance.now() - begin < 5_000, `${performance.now() - begin} ms`)
+  t.same(other.prepare('SELECT MIN(settled_at) = MAX(settled_at) AS newest FROM tasks').all(), [{ newest: 1 }])
+})
+
 test('what a task reports, returns or throws need not be JSON, nor readable', { skip: noSqlite }, async t => {
   const odd = defineTask('odd', async (what: string, ctx: TaskContext): Promise<unknown> => {
     ctx.progress(1)

@@ -30,8 +30,20 @@ export interface Settlement {
   error: string | null
 }
 
-/** How many rows one statement removes or changes at most: it holds the thread. */
-const ROWS_AT_ONCE = 1_000
+/** Settled tasks of one state that are not kept: this one, and all that have settled before it. */
+export interface Surplus {
+  state: SettledState
+  settledAt: number
+  rowid: number
+}
+
+type SettledState = 'completed' | 'failed' | 'cancelled'
+
+/** How many rows one statement changes at most: it holds the thread. */
+const CHANGED_AT_ONCE = 1_000
+
+/** The same for those that it removes, which takes several times as long: they are all over the file. */
+const REMOVED_AT_ONCE = 100
 
 /**
  * Taken off the time at which a task was due, once it is: so they keep their order, and a clock that is set back makes
@@ -60,8 +72,8 @@ export class TaskTable {
   readonly #renew: Statement
   readonly #settle: Statement
   readonly #progress: Statement
-  readonly #pruneByAge: Statement
-  readonly #pruneByCount: Statement
+  readonly #firstTooMany: Statement
+  readonly #prune: Statement
   readonly #version: Statement
   readonly #list: Statement
   readonly #counts: Statement
@@ -85,7 +97,7 @@ export class TaskTable {
       WHERE ${gone} AND lease_until <= ? AND crashes >= ? RETURNING task`)
     this.#release = prepare(`UPDATE tasks SET state = 'pending', ${release} WHERE ${gone} AND lease_until <= ? RETURNING task`)
     this.#markDue = prepare(`UPDATE tasks SET due = due - ${DUE} WHERE rowid IN (
-      SELECT rowid FROM tasks WHERE state = 'pending' AND due > 0 AND due <= ? ORDER BY due LIMIT ${ROWS_AT_ONCE})`)
+      SELECT rowid FROM tasks WHERE state = 'pending' AND due > 0 AND due <= ? ORDER BY due LIMIT ${CHANGED_AT_ONCE})`)
     this.#claim = prepare(`UPDATE tasks SET state = 'running', owner = ?, lease_until = ?, deliveries = deliveries + 1
       WHERE rowid IN (SELECT rowid FROM tasks WHERE state = 'pending' AND due <= ? ORDER BY due, rowid LIMIT ?)
       RETURNING rowid AS place, due, task, attempts, deliveries`)
@@ -95,10 +107,10 @@ export class TaskTable {
     this.#settle = prepare(`UPDATE tasks SET state = ?, due = ?, attempts = ?, result = ?, error = ?, settled_at = ?, owner = NULL, lease_until = NULL
       WHERE ${mine}`)
     this.#progress = prepare(`UPDATE tasks SET progress = ? WHERE ${mine}`)
-    this.#pruneByAge = prepare(`DELETE FROM tasks WHERE rowid IN (
-      SELECT rowid FROM tasks WHERE state = ? AND settled_at <= ? LIMIT ${ROWS_AT_ONCE})`)
-    this.#pruneByCount = prepare(`DELETE FROM tasks WHERE rowid IN (
-      SELECT rowid FROM tasks WHERE state = ? AND settled_at IS NOT NULL ORDER BY settled_at DESC LIMIT ${ROWS_AT_ONCE} OFFSET ?)`)
+    this.#firstTooMany = prepare(`SELECT settled_at, rowid FROM tasks WHERE state = ? AND settled_at IS NOT NULL
+      ORDER BY settled_at DESC, rowid DESC LIMIT 1 OFFSET ?`)
+    this.#prune = prepare(`DELETE FROM tasks WHERE rowid IN (
+      SELECT rowid FROM tasks WHERE state = ? AND settled_at <= ? AND (settled_at, rowid) <= (?, ?) LIMIT ${REMOVED_AT_ONCE})`)
     this.#version = prepare('PRAGMA data_version')
     const some = (which: string, order: string) => `SELECT * FROM (SELECT task, state, due, attempts, settled_at, progress, error FROM tasks WHERE ${which} ORDER BY ${order} LIMIT ?)`
     this.#list = prepare([
@@ -193,13 +205,19 @@ export class TaskTable {
     this.#progress.run(value, id, delivery)
   }
 
+  /** Which settled tasks are too old or too many. Reads one entry of an index for each that is kept. */
+  surplus (state: SettledState, before: number, count: number): Surplus {
+    const row = this.#firstTooMany.get(state, count) as { settled_at: number, rowid: number } | undefined
+    if (row === undefined || row.settled_at <= before) return { state, settledAt: before, rowid: Number.MAX_SAFE_INTEGER }
+    return { state, settledAt: row.settled_at, rowid: row.rowid }
+  }
+
   /**
-   * Removes settled tasks that are too old or too many.
-   * @returns whether there may be more of them
+   * Removes some of them.
+   * @returns whether there may be more
    */
-  prune (state: 'completed' | 'failed' | 'cancelled', before: number, count: number): boolean {
-    return this.#pruneByAge.run(state, before).changes === ROWS_AT_ONCE ||
-      this.#pruneByCount.run(state, count).changes === ROWS_AT_ONCE
+  prune ({ state, settledAt, rowid }: Surplus): boolean {
+    return this.#prune.run(state, settledAt, settledAt, rowid).changes === REMOVED_AT_ONCE
   }
 
   /** Another number each time that another connection has written. */

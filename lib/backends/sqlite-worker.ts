@@ -70,6 +70,7 @@ export class SqliteWorker {
   #pollTimer: NodeJS.Timeout | undefined
   #renewTimer: NodeJS.Timeout | undefined
   #pruneTimer: NodeJS.Timeout | null = null
+  #pruning = false
   /** When each trouble was logged last. */
   readonly #troubles = new Map<string, number>()
 
@@ -278,15 +279,30 @@ export class SqliteWorker {
     this.#pruneTimer ??= setTimeout(() => this.#prune(), PRUNE_DELAY).unref()
   }
 
-  #prune (): void {
+  async #prune (): Promise<void> {
     this.#pruneTimer = null
+    if (this.#pruning) return this.#pruneLater()
+    this.#pruning = true
+    try {
+      await this.#pruneAll()
+    } catch (error) {
+      this.#failed(error)
+    }
+    this.#pruning = false
+  }
+
+  /** In as many transactions as it takes, each of which holds the thread for a moment. */
+  async #pruneAll (): Promise<void> {
     const { completed, failed } = this.#options.retain
     const now = Date.now()
-    this.#connection.write(() => [
-      this.#table.prune('completed', now - completed.age * 1_000, completed.count),
-      this.#table.prune('failed', now - failed.age * 1_000, failed.count),
-      this.#table.prune('cancelled', now - failed.age * 1_000, failed.count)
-    ]).then(more => { if (more.includes(true)) this.#pruneLater() }, this.#failed)
+    let surplus = await this.#connection.read(() => [
+      this.#table.surplus('completed', now - completed.age * 1_000, completed.count),
+      this.#table.surplus('failed', now - failed.age * 1_000, failed.count),
+      this.#table.surplus('cancelled', now - failed.age * 1_000, failed.count)
+    ])
+    while (surplus.length !== 0 && !this.#closed) {
+      surplus = await this.#connection.write(() => surplus.filter(some => this.#table.prune(some)))
+    }
   }
 
   pause (): void {
