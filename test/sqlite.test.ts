@@ -205,6 +205,7 @@ test('a worker that was taken for dead is told so, and its end does not count', 
   other.exec(`UPDATE tasks SET owner = 'other', deliveries = deliveries + 1, lease_until = ${Date.now() + 60_000} WHERE id = '${lost.id}'`)
   await until('it is told', () => aborted.length === 1)
   t.match(log, [{ msg: /taken over by another worker/, requestId: 'req-9', task: { id: lost.id, name: 'a task' } }])
+  t.equal(await backend.cancel(lost.id), false, 'it runs elsewhere')
   await sleep(200)
   t.match(await backend.find(kept.id), { state: 'running' }, 'longer than a lease')
   t.equal(log.length, 1, 'that is said once')

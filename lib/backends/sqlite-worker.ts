@@ -220,8 +220,8 @@ export class SqliteWorker {
 
   /** Tells a task to stop that runs here. */
   cancel (id: string): boolean {
-    for (const { claim, controller, ended } of this.#held) {
-      if (claim.task.id !== id || ended) continue
+    for (const { claim, controller, ended, lost } of this.#held) {
+      if (claim.task.id !== id || ended || lost) continue
       controller.abort()
       return true
     }
