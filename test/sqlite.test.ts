@@ -153,6 +153,19 @@ test('while another process writes, a request waits, and others are answered', {
   t.equal((await app.inject('/')).statusCode, 200)
 })
 
+test('a process that has held its thread for longer than it waits for others has not waited for them', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file, busyTimeout: 200 })
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec('BEGIN IMMEDIATE')
+  const task = stored()
+  const written = backend.store([[task]])
+  for (const end = performance.now() + 300; performance.now() < end;);
+  setTimeout(() => other.exec('COMMIT'), 20)
+  t.same(await written, [[task.id]])
+})
+
 test('a worker that has gone: its tasks are handed out again, before others, and at last they fail', { skip: noSqlite }, async t => {
   const file = newFile(t)
   const { backend, log } = await open(t, { file, maxCrashes: 1, pollInterval: 10 })

@@ -7,8 +7,8 @@ interface Write {
   readonly run: () => unknown
   readonly resolve: (value: any) => void
   readonly reject: (error: unknown) => void
-  /** When it has waited for other processes long enough, in ms of `performance.now()`. */
-  readonly deadline: number
+  /** When it has waited for other processes long enough, in ms of `performance.now()`; `null` before it has met one. */
+  deadline: number | null
 }
 
 /** Milliseconds between two transactions at most, where there is something to write. */
@@ -74,7 +74,7 @@ export class Connection {
   write<T> (run: () => T): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       this.#assertOpen()
-      this.#writes.push({ run, resolve, reject, deadline: performance.now() + this.#busyTimeout })
+      this.#writes.push({ run, resolve, reject, deadline: null })
       if (!this.#writing) this.#write()
     })
   }
@@ -111,6 +111,8 @@ export class Connection {
     const now = performance.now()
     this.#restUntil = now + now - begin
     return waiting.filter(write => {
+      // Not from when it was asked for: this process may itself have held the thread since then.
+      write.deadline ??= now + this.#busyTimeout
       if (now < write.deadline) return true
       write.reject(new Error(`another process has held the file for ${this.#busyTimeout} ms`))
       return false
