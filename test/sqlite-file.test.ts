@@ -171,6 +171,14 @@ test('a crash in the middle of a checkpoint is no damage', { skip: noSqlite }, a
   t.match(rawConnection(crashed).prepare("SELECT COUNT(*) AS count FROM tasks WHERE state = 'failed'").get(), { count: 200 })
 })
 
+test('a file that may only be read is refused at the start, not with the first task', { skip: noSqlite }, async t => {
+  const file = await filled(t)
+  const { DatabaseSync } = process.getBuiltinModule('node:sqlite') as unknown as NodeSqlite
+  const database = new DatabaseSync(file, { readOnly: true })
+  t.teardown(() => database.close())
+  t.throws(() => prepareSchema(database, file), /attempt to write a readonly database/)
+})
+
 test('where the table cannot be made, the error says why', { skip: noSqlite }, async t => {
   const database = rawConnection(newFile(t))
   t.teardown(() => database.close())

@@ -100,14 +100,15 @@ export function checkPages (sqlite: NodeSqlite, file: string): void {
   }
 }
 
-/** Makes the table in a new file. */
+/** Makes the table in a new file. Fails where the file cannot be written. */
 export function prepareSchema (database: Database, file: string): void {
   database.exec('BEGIN IMMEDIATE')
   try {
     // Another process may have made it meanwhile.
     if (database.prepare('SELECT 1 FROM sqlite_schema').get() === undefined) database.exec(SCHEMA)
     checkMarks(database, file)
-    database.exec('COMMIT')
+    // What begins where nothing may be written is not refused before it writes.
+    database.exec('DELETE FROM tasks WHERE FALSE; COMMIT')
   } catch (error) {
     rollBack(database)
     throw error
