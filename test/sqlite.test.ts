@@ -325,6 +325,15 @@ test('a file that cannot be read or written for a while: it is logged, and what 
   t.same(seen, [running.id, next.id])
 })
 
+test('a backend serves one application after the other', { skip: noSqlite }, async t => {
+  const { backend } = await open(t, { file: newFile(t) })
+  await backend.close(100)
+  await backend.start({} as FastifyBaseLogger)
+  const task = stored()
+  t.same(await backend.store([[task]]), [[task.id]])
+  t.match(await backend.find(task.id), { state: 'pending' })
+})
+
 test('close does not wait for ever, and nothing is done after it', { skip: noSqlite }, async t => {
   const file = newFile(t)
   const { backend } = await open(t, { file, busyTimeout: 60_000 })

@@ -77,7 +77,8 @@ class SqliteBackend implements TaskBackend {
   #connection: Connection | null = null
   #table!: TaskTable
   #worker: SqliteWorker | null = null
-  #closed = false
+  /** From the start of the application that uses it until its close. */
+  #opening: Promise<Connection> | null = null
 
   constructor (options: SqliteOptions) {
     this.#options = checkOptions({ ...options, file: options?.file }, DEFAULTS, CHECKS)
@@ -87,9 +88,10 @@ class SqliteBackend implements TaskBackend {
     const { file, busyTimeout } = this.#options
     this.#log = log
     this.#logOf = logOf
-    const connection = await Connection.open(this.name, file, busyTimeout)
+    const opening = this.#opening = Connection.open(this.name, file, busyTimeout)
+    const connection = await opening
     // Closed meanwhile, by an application that has not waited so long.
-    if (this.#closed) return connection.close()
+    if (this.#opening !== opening) return connection.close()
     this.#connection = connection
     this.#table = new TaskTable(connection)
   }
@@ -143,8 +145,9 @@ class SqliteBackend implements TaskBackend {
   }
 
   async close (ms: number): Promise<void> {
-    this.#closed = true
+    this.#opening = null
     await this.#worker?.close(ms)
+    this.#worker = null
     this.#connection?.close()
   }
 
