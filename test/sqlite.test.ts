@@ -328,7 +328,7 @@ test('a file that cannot be read or written for a while: it is logged, and what 
 test('a backend serves one application after the other', { skip: noSqlite }, async t => {
   const { backend } = await open(t, { file: newFile(t) })
   await backend.close(100)
-  await backend.start({} as FastifyBaseLogger)
+  await backend.start({} as FastifyBaseLogger, () => ({} as FastifyBaseLogger))
   const task = stored()
   t.same(await backend.store([[task]]), [[task.id]])
   t.match(await backend.find(task.id), { state: 'pending' })

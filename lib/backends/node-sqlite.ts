@@ -37,6 +37,10 @@ const READONLY = 8
 const CORRUPT = 11
 const NOTADB = 26
 
+export function isFromSqlite (error: unknown): error is Error {
+  return resultCode(error) !== 0
+}
+
 /** Another connection has the file just now. */
 export function isBusy (error: unknown): boolean {
   return resultCode(error) === BUSY

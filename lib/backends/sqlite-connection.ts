@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { isBusy, loadSqlite, rollBack, type Database, type Statement } from './node-sqlite'
+import { isBusy, isFromSqlite, loadSqlite, rollBack, type Database, type Statement } from './node-sqlite'
 import { checkHeader, checkPages, makeDurable, prepareSchema } from './sqlite-file'
 
 /** Something that waits to be written. */
@@ -43,8 +43,16 @@ export class Connection {
    */
   static async open (backend: string, file: string, busyTimeout: number): Promise<Connection> {
     const sqlite = loadSqlite(backend)
-    if (file !== ':memory:') await whileBusy(busyTimeout, () => { if (checkHeader(sqlite, file)) checkPages(sqlite, file) })
-    const database = new sqlite.DatabaseSync(file)
+    try {
+      if (file !== ':memory:') await whileBusy(busyTimeout, () => { if (checkHeader(sqlite, file)) checkPages(sqlite, file) })
+      return await Connection.#prepare(new sqlite.DatabaseSync(file), file, busyTimeout)
+    } catch (error) {
+      // SQLite's own errors do not say of which file they are.
+      throw isFromSqlite(error) ? new Error(`${file} cannot be used: ${error.message}`, { cause: error }) : error
+    }
+  }
+
+  static async #prepare (database: Database, file: string, busyTimeout: number): Promise<Connection> {
     try {
       await whileBusy(busyTimeout, () => prepareSchema(database, file))
       await whileBusy(busyTimeout, () => makeDurable(database))

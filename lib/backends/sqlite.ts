@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, text, type Check, type Checks } from '../check-options'
 import type { LogOf } from '../request-log'
@@ -77,7 +78,7 @@ class SqliteBackend implements TaskBackend {
   #connection: Connection | null = null
   #table!: TaskTable
   #worker: SqliteWorker | null = null
-  /** From the start of the application that uses it until its close. */
+  /** What the application that uses it has begun to open; `null` after its close. */
   #opening: Promise<Connection> | null = null
 
   constructor (options: SqliteOptions) {
@@ -88,7 +89,7 @@ class SqliteBackend implements TaskBackend {
     const { file, busyTimeout } = this.#options
     this.#log = log
     this.#logOf = logOf
-    const opening = this.#opening = Connection.open(this.name, file, busyTimeout)
+    const opening = this.#opening = Connection.open(this.name, file === ':memory:' ? file : resolve(file), busyTimeout)
     const connection = await opening
     // Closed meanwhile, by an application that has not waited so long.
     if (this.#opening !== opening) return connection.close()
