@@ -77,6 +77,7 @@ export class Store {
   #logOf: LogOf | null = null
   /** Nothing can be asked any more. */
   closed = false
+  #closing: Promise<void> | null = null
 
   constructor (backend: TaskBackend, timeout: number) {
     this.#backend = backend
@@ -104,7 +105,9 @@ export class Store {
     } catch (cause) {
       const error = cause instanceof FST_BGT_MISSING_PACKAGE || cause instanceof FST_BGT_NODE_VERSION ? cause : new FST_BGT_BACKEND_FAILED(this.#backend.name, reasonOf(cause), { cause })
       for (const batch of this.#waiting) this.#refuse(batch, error)
-      await this.close()
+      // Not waited for: where the server does not answer, Fastify's own limit for a start would be reached, and would
+      // say less.
+      this.close()
       throw error
     }
   }
@@ -239,9 +242,13 @@ export class Store {
     if (this.#open) await this.#try(this.#backend.pause(), this.#timeout)
   }
 
-  /** Disconnects the backend, whether its server answers or not. */
-  async close (): Promise<void> {
-    if (this.closed) return
+  /** Disconnects the backend, whether its server answers or not. Once for all callers. */
+  close (): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close (): Promise<void> {
     this.#open = false
     this.closed = true
     for (const batch of this.#waiting) this.#refuse(batch, new Error('the application has closed'))

@@ -587,6 +587,23 @@ for (const where of ['onStart', 'onWork'] as const) {
   })
 }
 
+test('a start that fails says so at once; the close waits until the backend has let go', async t => {
+  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
+  const go = signal()
+  let letGo = false
+  backend.onStart = async () => { throw new Error('down') }
+  backend.onClose = async () => {
+    await go.promise
+    letGo = true
+  }
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_BGT_BACKEND_FAILED' })
+  t.notOk(letGo)
+  const closed = app.close()
+  go.resolve()
+  await closed
+  t.ok(letGo)
+})
+
 test('a missing package is named as it is', async t => {
   const { app, backend } = await createApp(t)
   backend.onStart = async () => { throw new errorCodes.FST_BGT_MISSING_PACKAGE('stub', 'stub') }
