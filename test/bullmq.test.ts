@@ -1,13 +1,13 @@
 import { Job, Queue, Worker } from 'bullmq'
-import { Redis } from 'ioredis'
+import { Cluster, Redis } from 'ioredis'
 import Module from 'node:module'
 import { randomUUID } from 'node:crypto'
-import { Pool } from 'pg'
+import { Client, Pool } from 'pg'
 import { test, type Test } from 'tap'
 import { defineTask, type TaskContext, type TaskHandle } from '../index'
 import { bullmq, type BullmqOptions } from '../lib/backends/bullmq'
 import { until } from './support/conformance'
-import { freePort, noOwnRedis, noPostgres, noRedis, ownRedis, postgres, redis } from './support/services'
+import { freePort, noOwnPostgres, noOwnRedis, noPostgres, noRedis, ownPostgres, ownRedis, postgres, redis } from './support/services'
 import { createApp as createPlainApp, signal } from './support/server'
 
 // What is BullMQ's own about this backend: connections, packages, servers that are away.
@@ -17,8 +17,8 @@ const task = defineTask('task', async (payload: unknown, ctx: TaskContext) => {
   return payload
 })
 
-async function createApp (t: Test, options: BullmqOptions, more = {}) {
-  return createPlainApp(t, { tasks: [task], backend: bullmq({ queue: `bullmq-${randomUUID()}`, ...options }), storeTimeout: 2_000, closeTimeout: 500, ...more })
+async function createApp (t: Test, options: BullmqOptions, more = {}, fastifyOptions = {}) {
+  return createPlainApp(t, { tasks: [task], backend: bullmq({ queue: `bullmq-${randomUUID()}`, ...options }), storeTimeout: 2_000, closeTimeout: 500, ...more }, fastifyOptions)
 }
 
 async function works (t: Test, options: BullmqOptions): Promise<void> {
@@ -84,6 +84,20 @@ test('connections to Redis', { skip: noRedis }, async t => {
   t.equal(await client.ping(), 'PONG', 'a ready client stays open')
 })
 
+test('a ready cluster of Redis', { skip: noOwnRedis }, async t => {
+  const { port } = await ownRedis(t, ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--cluster-port', String(await freePort())])
+  const node = new Redis(port)
+  t.teardown(() => node.disconnect())
+  await node.cluster('ADDSLOTS', ...Array.from({ length: 16_384 }, (_, slot) => slot))
+  await until('its slots', async () => (await node.cluster('INFO')).includes('cluster_state:ok'))
+  const cluster = new Cluster([{ host: '127.0.0.1', port }])
+  t.teardown(() => cluster.disconnect())
+  t.throws(() => bullmq({ connection: cluster, prefix: 'other' }), { code: 'FST_BGT_INVALID_OPTION', message: /'prefix' must be one with a part in braces/ })
+  await works(t, { connection: cluster, prefix: '{other}' })
+  await works(t, { connection: cluster, queue: '{other}' })
+  t.equal(await cluster.ping(), 'PONG', 'it stays open')
+})
+
 test('connections to Postgres', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
   await works(t, { connection: { connectionString: url }, prefix: 'other' })
@@ -106,6 +120,30 @@ test('a server that goes away and does not come back: logged once, and close is 
   const begin = performance.now()
   await app.close()
   t.ok(performance.now() - begin < 10_000)
+})
+
+const connections = () => process.getActiveResourcesInfo().filter(name => name === 'TCPSocketWrap').length
+
+test('a Postgres that is there, but does not answer: start and close are bounded, and no connection is left', { skip: noOwnPostgres }, async t => {
+  const server = await ownPostgres(t)
+  const client = new Client({ connectionString: server.url })
+  t.teardown(() => client.end())
+  await client.connect()
+  const open = connections()
+  const { app } = await createApp(t, { connection: server.url })
+  await app.ready()
+  await app.backgroundTasks.add(task, 1).settled()
+  const { rows } = await client.query('SELECT pid FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()')
+  t.ok(rows.length > 1)
+  const pids = [server.pid, ...rows.map(({ pid }) => pid as number)]
+  t.teardown(() => { for (const pid of pids) process.kill(pid, 'SIGCONT') })
+  for (const pid of pids) process.kill(pid, 'SIGSTOP')
+  await app.close()
+  await until('it has let go', () => connections() === open)
+  const { app: late } = await createApp(t, { connection: server.url })
+  await t.rejects(async () => { await late.ready() }, { code: 'FST_BGT_BACKEND_FAILED', message: /no answer within 2000 ms/ })
+  await late.close()
+  await until('it has let go', () => connections() === open)
 })
 
 test('a worker that went away takes its task down with it, as often as `maxCrashes` allows', { skip: noRedis }, async t => {
@@ -247,9 +285,9 @@ test('a server that has lost a task while it runs: what could not be stored is l
     await client.flushall()
     ctx.progress(50)
   })
-  const { app, log } = await createApp(t, { connection: url }, { tasks: [forgotten] })
-  await app.ready()
-  const { id } = app.backgroundTasks.add(forgotten)
+  const { app, log } = await createApp(t, { connection: url }, { tasks: [forgotten] }, { requestIdLogLabel: 'request' })
+  app.get('/', async request => ({ id: request.backgroundTasks.add(forgotten).id, request: request.id }))
+  const { id, request } = (await app.inject('/')).json<{ id: string, request: string }>()
   await until('logged', () => log.some(({ msg }) => msg.endsWith('the progress of a background task could not be stored')))
-  t.match(log.find(({ msg }) => msg.endsWith('could not be stored')), { level: 40, task: { id, name: 'forgotten' } })
+  t.match(log.find(({ msg }) => msg.endsWith('could not be stored')), { level: 40, request, task: { id, name: 'forgotten' } })
 })

@@ -1,5 +1,6 @@
 import type { Job, JobsOptions, Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
+import { Socket } from 'node:net'
 import { checkOptions, count, milliseconds, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { reasonOf, received } from '../received'
@@ -21,7 +22,8 @@ export interface BullmqOptions {
    */
   connection: string | object
   /**
-   * What the keys in Redis begin with; in Postgres, the schema.
+   * What the keys in Redis begin with; in Postgres, the schema. In a cluster of Redis it has braces, as in `{bull}`, which
+   * keep the keys of a queue on one node.
    * @default 'bull', 'bullmq'
    */
   prefix?: string
@@ -122,6 +124,8 @@ class BullmqBackend implements TaskBackend {
   #worker: Worker<JobData> | null = null
   #log!: FastifyBaseLogger
   #logs!: LogOf
+  /** The connections to Postgres that are this backend's own. */
+  readonly #sockets = new Set<Socket>()
   /** When each trouble was logged last. */
   #troubles = new Map<string, number>()
 
@@ -129,6 +133,10 @@ class BullmqBackend implements TaskBackend {
     this.#options = checkOptions({ ...options, connection: options?.connection }, DEFAULTS, CHECKS)
     this.#retain = { ...RETAIN, ...options.retain }
     this.#postgres = isPostgres(options.connection)
+    const { connection, prefix = '', queue } = this.#options
+    if (isCluster(connection) && !/\{[^}]+\}/.test(prefix + queue)) {
+      throw new FST_BGT_INVALID_OPTION('prefix', "one with a part in braces, such as '{bull}', for a cluster", received(options.prefix))
+    }
   }
 
   /** Redis works off one command after the other, whoever waits for it; Postgres commits each write to the disk. */
@@ -148,7 +156,7 @@ class BullmqBackend implements TaskBackend {
     if (this.#postgres) {
       const { createPostgresBackend, withBackend } = this.#bullmq
       if (isPool(connection)) await this.#migrate(connection)
-      this.#queue = new (withBackend(createPostgresBackend).Queue)(queue, { connection: postgresConnection(connection, prefix) as never }) as unknown as Queue
+      this.#queue = new (withBackend(createPostgresBackend).Queue)(queue, { connection: this.#postgresConnection() as never }) as unknown as Queue
     } else {
       // A request must hear at once that Redis is away: without these, commands wait for it to come back.
       const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })
@@ -166,6 +174,20 @@ class BullmqBackend implements TaskBackend {
     } finally {
       client.release()
     }
+  }
+
+  #postgresConnection (): object {
+    const { connection, prefix: schema } = this.#options
+    if (isPool(connection)) return connection
+    const options = typeof connection === 'string' ? { connectionString: connection } : connection
+    return { migrate: true, stream: () => this.#socket(), ...options, ...(schema === undefined ? {} : { schema }) }
+  }
+
+  /** The driver ends a connection by waiting for the server to end it. One that does not answer has to be cut off. */
+  #socket (): Socket {
+    const socket = new Socket()
+    this.#sockets.add(socket)
+    return socket.once('close', () => this.#sockets.delete(socket))
   }
 
   async #load (): Promise<typeof import('bullmq')> {
@@ -281,7 +303,7 @@ class BullmqBackend implements TaskBackend {
     // Three parameters: BullMQ makes the signal only for a processor that takes it.
     const process = (job: Job<JobData>, token?: string, signal?: AbortSignal) => this.#process(deliver, job, token as string, signal as AbortSignal)
     this.#worker = this.#postgres
-      ? new (withBackend(createPostgresBackend).Worker)(queue, process as never, { connection: postgresConnection(connection, prefix) as never, ...options }) as unknown as Worker
+      ? new (withBackend(createPostgresBackend).Worker)(queue, process as never, { connection: this.#postgresConnection() as never, ...options }) as unknown as Worker
       : new Worker(queue, process, {
         connection: redisConnection(optionsOf(connection), { maxRetriesPerRequest: null }),
         ...(prefix === undefined ? {} : { prefix }),
@@ -444,9 +466,11 @@ class BullmqBackend implements TaskBackend {
       // close waits for ever, and its timer that renews locks keeps the process alive.
       (this.#worker as unknown as null | { lockManager: { close (): Promise<void> } })?.lockManager.close(),
       this.#worker?.getBackend().disconnectBlocking(false),
-      this.#worker?.disconnect(),
+      // A worker uses a ready cluster as the queue does.
+      isCluster(connection) ? null : this.#worker?.disconnect(),
       isClient(connection) || isPool(connection) ? null : this.#queue?.disconnect()
     ])
+    for (const socket of this.#sockets) socket.destroy()
   }
 }
 
@@ -521,20 +545,17 @@ function isPostgres (connection: unknown): boolean {
   throw new FST_BGT_INVALID_OPTION('connection', "'redis://…', 'postgres://…', options or a client", received(connection))
 }
 
-function postgresConnection (connection: string | object, schema: string | undefined): object {
-  if (typeof connection === 'object' && isPool(connection)) return connection
-  const options = typeof connection === 'string' ? { connectionString: connection } : connection
-  return { migrate: true, ...options, ...(schema === undefined ? {} : { schema }) }
-}
-
-/** What makes a second client like a ready one. A cluster is copied by BullMQ. */
+/** What makes a second client like a ready one. A cluster is copied by BullMQ, where it has to be. */
 function optionsOf (connection: string | object): string | object {
-  const { isCluster, options } = connection as { isCluster?: boolean, options?: object }
-  return isClient(connection) && isCluster !== true ? options as object : connection
+  return isClient(connection) && !isCluster(connection) ? (connection as { options: object }).options : connection
 }
 
 function isClient (connection: string | object): boolean {
   return typeof connection === 'object' && 'duplicate' in connection
+}
+
+function isCluster (connection: string | object): boolean {
+  return isClient(connection) && (connection as { isCluster?: boolean }).isCluster === true
 }
 
 /** A client that is ready is used as it is for adding. A worker, which must wait for Redis, has clients of its own. */
