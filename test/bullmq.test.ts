@@ -116,7 +116,7 @@ test('a server that goes away and does not come back: logged once, and close is 
   await server.stop('SIGKILL')
   t.equal((await app.inject('/')).statusCode, 503)
   await t.rejects(app.backgroundTasks.find(id))
-  await until('logged', () => log.some(({ msg }) => msg.endsWith('the connection failed')))
+  await until('logged', () => log.some(({ msg }) => msg.endsWith('is in trouble')))
   const begin = performance.now()
   await app.close()
   t.ok(performance.now() - begin < 10_000)
@@ -130,7 +130,7 @@ test('a Postgres that is there, but does not answer: start and close are bounded
   t.teardown(() => client.end())
   await client.connect()
   const open = connections()
-  const { app } = await createApp(t, { connection: server.url })
+  const { app } = await createApp(t, { connection: server.url }, { storeTimeout: 5_000 })
   await app.ready()
   await app.backgroundTasks.add(task, 1).settled()
   const { rows } = await client.query('SELECT pid FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()')
@@ -188,7 +188,7 @@ test('a worker whose thread is held for too long: what is logged is about the ta
     return lines.length !== 0 && lines
   })
   t.match(lines, [{ level: 40, reqId: 'req-1', task: { id: handle.id, name: 'its label' } }])
-  t.same(log.filter(({ msg }) => msg.endsWith('the connection failed')), [])
+  t.same(log.filter(({ msg }) => msg.endsWith('is in trouble')), [])
 })
 
 test('what the server refuses is not stored: neither one task nor two', { skip: noRedis }, async t => {
@@ -241,6 +241,33 @@ test('Postgres: what it cannot keep of one request is refused, and no other', { 
   await app.ready()
   const responses = await Promise.all(['1', '3000000000', '2'].map(attempts => app.inject(`/${attempts}`)))
   t.same(responses.map(({ statusCode }) => statusCode), [200, 503, 200])
+})
+
+test('a server that goes away while a task ends: what it could not note is no failure of the task', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const options = { connection: url, queue: `away-${randomUUID()}`, lockDuration: 200, stalledInterval: 100 }
+  const away = async () => { throw new Error('read ECONNRESET') }
+  const { moveToCompleted, moveToDelayed } = Job.prototype
+  t.teardown(() => { Object.assign(Job.prototype, { moveToCompleted, moveToDelayed }) })
+  Object.assign(Job.prototype, { moveToCompleted: away, moveToDelayed: away })
+  let ran = 0
+  const count = defineTask('count', async () => { ran++ })
+  const unknown = defineTask('unknown', async () => {})
+  const { app: web } = await createApp(t, options, { tasks: [count, unknown], worker: false })
+  const { app, log } = await createApp(t, options, { tasks: [count] })
+  await Promise.all([web.ready(), app.ready()])
+  const [completed, left] = [web.backgroundTasks.add(count), web.backgroundTasks.add(unknown)]
+  const leftBehind = () => log.filter(({ msg }) => msg.endsWith('left to another worker')).length
+  await until('both have been begun', () => ran === 1 && leftBehind() === 1)
+  await until('logged', () => log.some(({ msg, err }) => msg.endsWith('is in trouble') && err?.message === 'read ECONNRESET'))
+  Object.assign(Job.prototype, { moveToCompleted, moveToDelayed })
+  t.equal(await completed.settled(), 'completed')
+  t.ok(ran > 1, 'handed out again')
+  await until('so is the other one', () => leftBehind() > 1)
+  t.match(await until('it waits', async () => {
+    const info = await web.backgroundTasks.find(left.id)
+    return info?.state !== 'running' && info
+  }), { state: 'pending', attempts: 0 })
 })
 
 test('a task that a worker has begun while it is called off is told to stop', { skip: noRedis }, async t => {

@@ -74,7 +74,7 @@ const retryStrategy = (times: number) => Math.min(50 * 2 ** times, 2_000)
 /** Transactions that store tasks at the same time. */
 const POSTGRES_WRITES = 2
 
-/** Milliseconds in which one and the same trouble with a connection is logged once. */
+/** Milliseconds in which one and the same trouble is logged once. */
 const LOG_INTERVAL = 10_000
 
 /** What a job's data holds beside what BullMQ has a place of its own for. */
@@ -127,7 +127,7 @@ class BullmqBackend implements TaskBackend {
   /** The connections to Postgres that are this backend's own. */
   readonly #sockets = new Set<Socket>()
   /** When each trouble was logged last. */
-  #troubles = new Map<string, number>()
+  readonly #troubles = new Map<string, number>()
 
   constructor (options: BullmqOptions) {
     this.#options = checkOptions({ ...options, connection: options?.connection }, DEFAULTS, CHECKS)
@@ -162,7 +162,7 @@ class BullmqBackend implements TaskBackend {
       const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })
       this.#queue = new this.#bullmq.Queue(queue, { connection: options, ...(prefix === undefined ? {} : { prefix }) })
     }
-    this.#queue.on('error', error => this.#connectionFailed(error))
+    this.#queue.on('error', error => this.#inTrouble(error))
     await this.#queue.waitUntilReady()
   }
 
@@ -201,14 +201,15 @@ class BullmqBackend implements TaskBackend {
     }
   }
 
-  #connectionFailed (err: Error): void {
-    if (this.#isNew(String(reasonOf(err)))) this.#log.warn({ err }, `${this.name}: the connection failed`)
+  /** Not only a connection that fails: a server that is full, a lock that could not be renewed. */
+  #inTrouble (err: Error): void {
+    if (this.#isNew(String(reasonOf(err)))) this.#log.warn({ err }, `${this.name} is in trouble`)
   }
 
   #isNew (trouble: string): boolean {
     const now = Date.now()
     // Some of them name a task: they must not gather.
-    this.#troubles = new Map([...this.#troubles].filter(([, at]) => now - at < LOG_INTERVAL))
+    for (const [other, at] of this.#troubles) if (now - at >= LOG_INTERVAL) this.#troubles.delete(other)
     if (this.#troubles.has(trouble)) return false
     this.#troubles.set(trouble, now)
     return true
@@ -216,7 +217,7 @@ class BullmqBackend implements TaskBackend {
 
   #workerFailed (err: Error): void {
     const id = LOST.exec(err.message)?.[1]
-    if (id === undefined) this.#connectionFailed(err)
+    if (id === undefined) this.#inTrouble(err)
     // Said when it is noticed, and once more when the task ends.
     else if (this.#isNew(`lost ${id}`)) this.#logAbout(id, `${this.name}: this worker gave no sign of life for too long, and a background task of it is handed out again`)
   }
@@ -334,16 +335,22 @@ class BullmqBackend implements TaskBackend {
     const { DelayedError, WaitingError, UnrecoverableError } = this.#bullmq
     const end = await deliver(this.#delivery(job, signal))
     switch (end.state) {
-      case 'completed': return this.#storable(job, end.result)
+      case 'completed':
+        // Where the server is just going away, BullMQ would take what keeps it from noting that for the task's failure. So
+        // the task stays with this worker until its lock runs out, and is handed out again.
+        job.moveToFailed = async error => { throw error }
+        return this.#storable(job, end.result)
       case 'failed': throw this.#failure(end.error)
       case 'cancelled': throw new UnrecoverableError(CANCELLED)
     }
-    if (end.delay === 0) {
-      await job.moveToWait(token)
-      throw new WaitingError()
+    try {
+      if (end.delay === 0) await job.moveToWait(token)
+      else await job.moveToDelayed(Date.now() + end.delay, token)
+    } catch (error) {
+      // The same: it was not even attempted.
+      this.#inTrouble(error as Error)
     }
-    await job.moveToDelayed(Date.now() + end.delay, token)
-    throw new DelayedError()
+    throw end.delay === 0 ? new WaitingError() : new DelayedError()
   }
 
   /** A result as JSON has it. What JSON does not take must not make a failure of a task that has done its work. */
