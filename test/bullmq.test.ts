@@ -281,11 +281,33 @@ test('a task that a worker has begun while it is called off is told to stop', { 
   await app.ready()
   const handle = app.backgroundTasks.add(endless)
   await begun.promise
-  const { isActive } = Job.prototype
-  t.teardown(() => { Job.prototype.isActive = isActive })
-  Job.prototype.isActive = async () => false
+  const { getState } = Job.prototype
+  t.teardown(() => { Job.prototype.getState = getState })
+  Job.prototype.getState = async () => 'waiting'
   t.equal(await handle.cancel(), true)
+  Job.prototype.getState = getState
   t.equal(await handle.settled(), 'cancelled')
+})
+
+test('a task that ends while it is called off stays, with its result', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const options = { connection: url, queue: `ends-${randomUUID()}` }
+  const { app: web } = await createApp(t, options, { worker: false })
+  const { app } = await createApp(t, options)
+  await web.ready()
+  const handle = web.backgroundTasks.add(task, 1)
+  await web.backgroundTasks.flush()
+  const { getJob } = Queue.prototype
+  t.teardown(() => { Queue.prototype.getJob = getJob })
+  Queue.prototype.getJob = async function (id) {
+    Queue.prototype.getJob = getJob
+    const job = await this.getJob(id)
+    await app.ready()
+    await until('its end', async () => (await web.backgroundTasks.find(handle.id))?.state === 'completed')
+    return job
+  }
+  t.equal(await handle.cancel(), false)
+  t.match(await web.backgroundTasks.find(handle.id), { state: 'completed', result: 1 })
 })
 
 test('a task that is removed while somebody asks for it', { skip: noRedis }, async t => {

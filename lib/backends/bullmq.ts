@@ -413,8 +413,8 @@ class BullmqBackend implements TaskBackend {
     const job = await this.#queue.getJob(id)
     if (job === undefined || job.finishedOn !== undefined) return false
     try {
-      // Postgres removes one that runs, too.
-      if (!await job.isActive()) {
+      // One that has ended would be removed, too.
+      if (UNFINISHED[await job.getState()] === 'pending') {
         await job.remove()
         return true
       }
