@@ -58,6 +58,9 @@ const MAX_WRITE = 1_000
 /** What ids look like; whoever asks for another one, perhaps from a URL, shall not reach other things that a server keeps. */
 const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/
 
+/** The backends of the applications that are open. */
+const inUse = new WeakSet<TaskBackend>()
+
 /**
  * Group commit: the requests of one turn of the event loop share a write, and while the backend has as many under way
  * as it takes, those of later turns gather, and the next write takes them all. So a request waits for two round trips
@@ -72,6 +75,8 @@ export class Store {
   #scheduled = false
   /** Tasks that were refused while they were being written, and may be stored after all: to be called off then. */
   readonly #refused = new Map<string, Batch>()
+  /** The backend is to be closed: its start has begun. */
+  #started = false
   #open = false
   #log: FastifyBaseLogger | null = null
   #logOf: LogOf | null = null
@@ -88,10 +93,18 @@ export class Store {
   async open (log: FastifyBaseLogger, logOf: LogOf): Promise<void> {
     this.#log = log
     this.#logOf = logOf
-    await this.#begin(this.#backend.start(log, logOf))
+    await this.#begin(this.#start(log, logOf))
     this.#open = true
     for (const batch of this.#waiting) this.#arm(batch)
     this.#schedule()
+  }
+
+  async #start (log: FastifyBaseLogger, logOf: LogOf): Promise<void> {
+    // It has one connection and one worker.
+    if (inUse.has(this.#backend)) throw new Error('a second registration of the plugin while the first one uses it: make a backend for each')
+    inUse.add(this.#backend)
+    this.#started = true
+    await this.#backend.start(log, logOf)
   }
 
   /** Has the backend hand out its tasks. */
@@ -252,8 +265,9 @@ export class Store {
     this.#open = false
     this.closed = true
     for (const batch of this.#waiting) this.#refuse(batch, new Error('the application has closed'))
-    // Begun with the application's start, or not at all.
-    if (this.#log !== null) await this.#try(this.#backend.close(this.#timeout), Math.min(this.#timeout + CLOSE_GRACE, MAX_TIMER))
+    if (!this.#started) return
+    await this.#try(this.#backend.close(this.#timeout), Math.min(this.#timeout + CLOSE_GRACE, MAX_TIMER))
+    inUse.delete(this.#backend)
   }
 
   async #try (action: Promise<void>, ms: number): Promise<void> {

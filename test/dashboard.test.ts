@@ -355,7 +355,7 @@ test('what is about to run; and a request that has nothing to do is passed over'
   await task.cancel()
 })
 
-test('seconds: what was accepted, completed, failed and how long it waited', async t => {
+test('seconds: what was completed, failed and how long it waited', async t => {
   const { app, stream } = await serve(t, { concurrency: 1 })
   app.backgroundTasks.add(async () => { await sleep(100) })
   app.backgroundTasks.add(() => {})
@@ -366,7 +366,6 @@ test('seconds: what was accepted, completed, failed and how long it waited', asy
   const sum = (list: Second[], name: keyof Second) => list.reduce((total, second) => total + second[name], 0)
   const all = [...(await told.first).seconds]
   while (sum(all, 'completed') < 3 || sum(all, 'failed') < 1) all.push(...(await told.next()).seconds)
-  t.equal(sum(all, 'accepted'), 4)
   t.equal(sum(all, 'completed'), 3)
   t.equal(sum(all, 'begun'), 4)
   t.ok(sum(all, 'waited') >= 150 && sum(all, 'waited') < 60_000, `${sum(all, 'waited')} ms`)

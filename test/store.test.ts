@@ -102,8 +102,8 @@ test('of the requests that share a write, one alone may be refused', async t => 
 })
 
 test('a write has at most a thousand tasks, unless one request has more', async t => {
-  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
-  await app.ready()
+  const { app } = await createPlainApp(t)
+  const backend = new StubBackend()
   const sizes = [1_500, 600, 600, 300]
   const store = new Store(backend, 20_000)
   await store.open(app.log, () => app.log)
@@ -602,6 +602,19 @@ test('a start that fails says so at once; the close waits until the backend has 
   go.resolve()
   await closed
   t.ok(letGo)
+})
+
+test('a backend serves one registration at a time, and that one is not disturbed', async t => {
+  const { app, backend } = await createApp(t, { worker: {} })
+  await app.ready()
+  const { app: second } = await createApp(t, { worker: {} }, backend)
+  await t.rejects(async () => { await second.ready() }, { code: 'FST_BGT_BACKEND_FAILED', message: /stub received a second registration .* make a backend for each/ })
+  await second.close()
+  t.equal(backend.closes, 0)
+  t.equal(await app.backgroundTasks.add(task, 1).settled().then(() => backend.payloads.length), 1)
+  await app.close()
+  const { app: third } = await createApp(t, { worker: {} }, backend)
+  await t.resolves(async () => { await third.ready() }, 'one after the other')
 })
 
 test('a missing package is named as it is', async t => {

@@ -11,7 +11,6 @@ import type { TaskSpec } from '../task-options'
 export interface Second {
   /** Seconds since 1970. */
   at: number
-  accepted: number
   completed: number
   failed: number
   /** Attempts begun, and how long they had waited for it: in all, and the one that waited longest; in ms. */
@@ -51,7 +50,6 @@ export class Monitor implements Observer {
   readonly #seconds: Second[] = []
   #second: Second
   /** The ledger's counts when that second began. */
-  #accepted = 0
   #completed = 0
   #failed = 0
   readonly #failures = new Map<string, Failure>()
@@ -157,7 +155,6 @@ export class Monitor implements Observer {
   #turn (at: number): void {
     const { ledger } = this.#runtime
     const second = this.#second
-    second.accepted = ledger.accepted - this.#accepted
     second.completed = ledger.count(COMPLETED) - this.#completed
     second.failed = ledger.count(FAILED) - this.#failed
     this.#seconds.push(second)
@@ -170,9 +167,8 @@ export class Monitor implements Observer {
 
   #begin (at: number): Second {
     const { ledger } = this.#runtime
-    this.#accepted = ledger.accepted
     this.#completed = ledger.count(COMPLETED)
     this.#failed = ledger.count(FAILED)
-    return { at, accepted: 0, completed: 0, failed: 0, begun: 0, waited: 0, longest: 0 }
+    return { at, completed: 0, failed: 0, begun: 0, waited: 0, longest: 0 }
   }
 }
