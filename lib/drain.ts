@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FST_BGT_CLOSE_TIMEOUT } from './errors'
 import type { Line } from './line'
-import { logFailed } from './report'
 import { RequestTasks } from './request-tasks'
 import type { Runtime } from './runtime'
-import type { Task } from './task'
+import { RUNNING, type Task } from './task'
+import { writeLog } from './write-log'
 
 /** Once the signals have aborted, the tasks get this share of `closeTimeout` to end, and no more ms than that. */
 const LAST_SHARE = 0.1
@@ -19,7 +19,7 @@ const LOG_WAIT = 200
  * callers.
  */
 export function drain (runtime: Runtime): Promise<void> {
-  runtime.drained ??= drainOnce(runtime).catch(error => logFailed('background tasks drained', error))
+  runtime.drained ??= drainOnce(runtime)
   return runtime.drained
 }
 
@@ -40,8 +40,9 @@ async function drainOnce (runtime: Runtime): Promise<void> {
   runtime.runner.stop()
   const unfinished = unsettledTasks(runtime)
   for (const [task, line] of unfinished) {
-    // The user's onError, and listeners to signals, may have cancelled it meanwhile.
-    if (!task.isSettled) runtime.report.unfinished(task, line, reason)
+    // What has not begun and goes back to its backend is told as that. And the user's onError, and listeners to signals, may
+    // have cancelled it meanwhile.
+    if (!task.isSettled && (task.status === RUNNING || !line.givesBack(reason))) runtime.report.unfinished(task, line, reason)
     if (!task.isSettled) runtime.executor.abandon(task, line, reason)
   }
   // Those of tasks given up just now have hardly begun.
@@ -53,7 +54,7 @@ async function drainOnce (runtime: Runtime): Promise<void> {
   await runtime.threads?.close()
   await store?.close()
   if (ledger.accepted === 0) return
-  runtime.log.info({ backgroundTasks: ledger.stats() }, 'background tasks drained')
+  writeLog(() => runtime.log, 'info', 'background tasks drained', () => ({ backgroundTasks: ledger.stats() }))
   await written()
 }
 

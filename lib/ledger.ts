@@ -5,7 +5,7 @@ import type { Observer } from './observer'
 import { COLLECTING, DROPPED, PENDING, RUNNING, STATES, type Task, type TaskState } from './task'
 
 /**
- * How many tasks are in each state. All of them together are `accepted`, so nothing can be missing; the four after it
+ * How many tasks are in each state. All of them together are `accepted`, so nothing can be missing; the two after it
  * count events, or things that are not tasks of their own.
  */
 export interface Stats extends Record<TaskState, number> {

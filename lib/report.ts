@@ -4,8 +4,8 @@ import type { Delivery } from './backends/backend'
 import { publishRetry } from './diagnostics'
 import type { Line } from './line'
 import type { ResolvedOptions } from './options'
-import { received } from './received'
 import type { Task } from './task'
+import { text, warn, writeLog } from './write-log'
 
 /** Emitted once a process: one is enough to find the cause, and a busy server would repeat it without end. */
 export const lateAddWarning = createWarning({
@@ -94,7 +94,7 @@ export class Report {
 
   /** A task was called off while it was on its way to the backend, which has not been told. */
   notCalledOff (task: Task, line: Line, error: unknown): void {
-    this.#log(line, 'error', 'background task could not be called off in the backend', () => ({ err: error, task: describe(task) }))
+    this.#error(line, 'FST_BGT_NOT_CALLED_OFF', 'background task could not be called off in the backend', error, task)
   }
 
   #error (line: Pick<Line, 'log'>, code: string, message: string, error: unknown, task?: Task): void {
@@ -102,25 +102,9 @@ export class Report {
     else this.#log(line, 'error', message, () => ({ err: error, ...(task !== undefined && { task: describe(task) }) }))
   }
 
-  /** A logger may fail, on an error that is frozen or whose getters throw; that must not reach the runner. */
   #log (line: Pick<Line, 'log'>, level: 'error' | 'warn' | 'debug', message: string, fields: () => object): void {
-    try {
-      const log = line.log as FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }
-      if (level === 'debug' && log.isLevelEnabled?.('debug') === false) return
-      log[level](fields(), message)
-    } catch (error) {
-      logFailed(message, error)
-    }
+    writeLog(() => line.log, level, message, fields)
   }
-}
-
-/** What was to be logged has made the logger throw. */
-export function logFailed (message: string, error: unknown): void {
-  warn('FST_BGT_LOG_FAILED', `${message}; logging it failed`, text(error))
-}
-
-function warn (code: string, message: string, detail: string): void {
-  process.emitWarning(message, { type: 'FastifyBackgroundTasksWarning', code, detail })
 }
 
 export interface TaskDescription {
@@ -132,15 +116,6 @@ export interface TaskDescription {
 /** A task as log lines show it. */
 export function describe (task: Task): TaskDescription {
   return { id: task.ownId, name: task.name, attempt: task.attempts }
-}
-
-/** An error as a warning shows it. Reading it may fail: anything can be thrown. */
-export function text (error: unknown): string {
-  try {
-    return error instanceof Error && error.stack !== undefined ? String(error.stack) : received(error)
-  } catch {
-    return 'an error that cannot be shown'
-  }
 }
 
 /** Fastify without the option `logger` has a logger whose every method is one and the same empty function. */

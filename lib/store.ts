@@ -10,6 +10,7 @@ import type { Runtime } from './runtime'
 import { COLLECTING, PENDING, STORED, type Task } from './task'
 import type { TaskInfo } from './task-index'
 import { MAX_TIMER, type TaskSpec } from './task-options'
+import { writeLog } from './write-log'
 
 /** Tasks of one request that wait to be stored. */
 class Batch {
@@ -226,7 +227,7 @@ export class Store {
   async cancel (id: string, name?: string, requestId: string | null = null): Promise<boolean> {
     const done = this.#open && ID.test(id) && await within(this.#timeout, this.#backend.cancel(id))
     // Where it waits nothing else tells of it.
-    if (done) this.#logOf!(requestId).debug({ task: { id, name } }, 'background task cancelled in the backend')
+    if (done) writeLog(() => this.#logOf!(requestId), 'debug', 'background task cancelled in the backend', () => ({ task: { id, name } }))
     return done
   }
 
@@ -266,15 +267,15 @@ export class Store {
     this.closed = true
     for (const batch of this.#waiting) this.#refuse(batch, new Error('the application has closed'))
     if (!this.#started) return
-    await this.#try(this.#backend.close(this.#timeout), Math.min(this.#timeout + CLOSE_GRACE, MAX_TIMER))
-    inUse.delete(this.#backend)
+    const closing = this.#backend.close(this.#timeout).finally(() => inUse.delete(this.#backend))
+    await this.#try(closing, Math.min(this.#timeout + CLOSE_GRACE, MAX_TIMER))
   }
 
   async #try (action: Promise<void>, ms: number): Promise<void> {
     try {
       await within(ms, action)
     } catch (err) {
-      this.#log!.error({ err }, `${this.#backend.name} could not be closed`)
+      writeLog(() => this.#log!, 'error', `${this.#backend.name} could not be closed`, () => ({ err }))
     }
   }
 }

@@ -5,10 +5,11 @@ import type { Attempt } from './attempt'
 import { FST_BGT_THREAD_DIED } from './errors'
 import { currentCarrier } from './propagation'
 import { received } from './received'
-import { describe, logFailed, type TaskDescription } from './report'
+import { describe, type TaskDescription } from './report'
 import { Snapshot } from './snapshot'
 import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
 import { decodeThrown, encodeThrown } from './thrown'
+import { logFailed } from './write-log'
 
 /** Milliseconds that a handler has to end by itself after its signal has aborted; then its thread is ended. */
 const GRACE = 200

@@ -533,8 +533,8 @@ test('what a backend has is shown as if it were here, and can be acted upon', as
   t.same(told.backend, { name: 'stub', counts, error: null })
   t.same(limits.slice(0, 1), [100])
   t.match(told.tasks, [
-    { id: id(1), name: 'task 1', requestId: 'req-7', state: 'running', since: 1_000, progress: { percent: 5 }, stored: true, cancellable: false, why: 'It runs in another process.', payload: '' },
-    { id: id(2), state: 'waiting', cancellable: true, why: 'No worker has taken it yet.', attempts: 3, payload: '{"n":2}' },
+    { id: id(1), name: 'task 1', requestId: 'req-7', state: 'running', since: 1_000, progress: { percent: 5 }, stored: true, cancellable: false, here: false, why: 'A worker has it, or had it a moment ago.', payload: '' },
+    { id: id(2), state: 'waiting', cancellable: true, why: 'It waits for a worker.', attempts: 3, payload: '{"n":2}' },
     { id: id(3), state: 'retrying', due: 5_000, attempt: 1, why: 'Error: not yet' }
   ])
   t.match(told.failures.added, [{ id: id(4), name: 'task 4', at: 4_000, attempt: 3, error: 'Error: for good', again: true, payload: '{"n":4}' }, { id: id(5), payload: '' }])
@@ -589,6 +589,24 @@ test('what is run again or called off in a backend is gone at once, and is not t
   const { failures, tasks } = await viewer.next()
   t.same(failures, { added: [], removed: [ids[0]] })
   t.same(tasks, [])
+})
+
+test('a list that was asked for before something was run again does not bring it back', async t => {
+  const backend = new StubBackend()
+  const id = '00000000-0000-4000-8000-000000000001'
+  const failed: ListedTask = { id, name: 'task', label: 'task', payload: null, requestId: null, attempts: 1, state: 'failed', since: 1_000, due: null, attempt: 1, progress: undefined, error: undefined }
+  const lists: Array<(tasks: ListedTask[]) => void> = []
+  backend.list = () => new Promise(resolve => { lists.push(tasks => resolve({ counts: { running: 0, waiting: 0, delayed: 0, failed: tasks.length }, tasks })) })
+  backend.retry = async () => true
+  const { stream, act } = await serve(t, { backend })
+  const viewer = await stream()
+  t.equal(lists.length, 1)
+  t.same(await act(id, 'run-again'), { status: 200, body: { done: true } })
+  lists[0]!([failed])
+  t.match(await viewer.next(), { failures: { added: [] }, backend: { counts: null } })
+  t.equal(lists.length, 2, 'it is asked anew')
+  lists[1]!([])
+  t.match(await viewer.until(({ backend }) => backend!.counts !== null), { failures: { added: [] } })
 })
 
 test('a backend that gives no list, and runs nothing again', async t => {

@@ -127,10 +127,13 @@ test('what has not begun when the application closes is given back, not dropped'
     began.resolve()
     await new Promise(() => {})
   })
-  const { app, backend } = await createApp(t, [deaf], { closeTimeout: 10, concurrency: 1 })
+  const errors: string[] = []
+  const { app, backend, log } = await createApp(t, [deaf], { closeTimeout: 10, concurrency: 1, onError: (_error, { state }) => { errors.push(state) } })
   const ends = [backend.deliver({ name: 'deaf' }), backend.deliver({ name: 'deaf' })]
   await began.promise
   await app.close()
   t.same((await Promise.all(ends)).map(({ state }) => state), ['not attempted', 'not attempted'])
   t.match(app.backgroundTasks.stats(), { accepted: 2, stored: 2, dropped: 0, failed: 0 })
+  t.match(log.filter(({ level }) => level >= 50), [{ task: { state: 'running' } }], 'an alarm for the one that was cut off alone')
+  t.same(errors, ['running'])
 })

@@ -250,7 +250,6 @@ test('many old tasks go soon, and a few at a time: they hold the thread', { skip
   fill('completed', Date.now())
   fill('failed', Date.now() - 2_000)
   const count = other.prepare('SELECT COUNT(*) AS count FROM tasks')
-  const begin = performance.now()
   await backend.work(1, async () => ({ state: 'completed', result: undefined }))
   let most = 0
   for (let left = 10_000; left !== 10;) {
@@ -261,7 +260,6 @@ test('many old tasks go soon, and a few at a time: they hold the thread', { skip
     left = now
   }
   t.ok(most <= 200, `${most} at once`)
-  t.ok(performance.now() - begin < 5_000, `${performance.now() - begin} ms`)
   t.same(other.prepare('SELECT MIN(settled_at) = MAX(settled_at) AS newest FROM tasks').all(), [{ newest: 1 }])
 })
 

@@ -70,7 +70,6 @@ export class SqliteWorker {
   #pollTimer: NodeJS.Timeout | undefined
   #renewTimer: NodeJS.Timeout | undefined
   #pruneTimer: NodeJS.Timeout | null = null
-  #pruning = false
   /** When each trouble was logged last. */
   readonly #troubles = new Map<string, number>()
 
@@ -280,19 +279,22 @@ export class SqliteWorker {
   }
 
   async #prune (): Promise<void> {
-    this.#pruneTimer = null
-    if (this.#pruning) return this.#pruneLater()
-    this.#pruning = true
+    let some = false
     try {
-      await this.#pruneAll()
+      some = await this.#pruneAll()
     } catch (error) {
       this.#failed(error)
     }
-    this.#pruning = false
+    this.#pruneTimer = null
+    // What has settled meanwhile may be too many again.
+    if (some) this.#pruneLater()
   }
 
-  /** In as many transactions as it takes, each of which holds the thread for a moment. */
-  async #pruneAll (): Promise<void> {
+  /**
+   * In as many transactions as it takes, each of which holds the thread for a moment.
+   * @returns whether there was something to remove
+   */
+  async #pruneAll (): Promise<boolean> {
     const { completed, failed } = this.#options.retain
     const now = Date.now()
     let surplus = await this.#connection.read(() => [
@@ -300,9 +302,11 @@ export class SqliteWorker {
       this.#table.surplus('failed', now - failed.age * 1_000, failed.count),
       this.#table.surplus('cancelled', now - failed.age * 1_000, failed.count)
     ])
+    const some = surplus.length !== 0
     while (surplus.length !== 0 && !this.#closed) {
       surplus = await this.#connection.write(() => surplus.filter(some => this.#table.prune(some)))
     }
+    return some
   }
 
   pause (): void {

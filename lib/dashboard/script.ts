@@ -234,8 +234,10 @@ function summarize (groups, counts) {
   const summary = byId('summary')
   const base = plural(counts.running, 'task runs', 'tasks run') + ', ' + plural(counts.waiting, 'waits', 'wait') +
     (counts.later === 0 ? '' : ', ' + plural(counts.later, 'is', 'are') + ' to be tried again or delayed')
-  const full = state.concurrency !== null && state.taken >= state.concurrency && state.counts.waiting > 0
-  const places = !full ? '' : (state.concurrency === 1 ? 'The only place of this process is taken, so ' : 'All ' + state.concurrency + ' places of this process are taken, so ') + plural(state.counts.waiting, 'task waits', 'tasks wait') + '.'
+  // What waits for a thread has its place already.
+  const queued = state.counts.waiting - (state.taken - state.counts.running)
+  const full = state.concurrency !== null && state.taken >= state.concurrency && queued > 0
+  const places = !full ? '' : (state.concurrency === 1 ? 'The only place of this process is taken, so ' : 'All ' + state.concurrency + ' places of this process are taken, so ') + plural(queued, 'task waits', 'tasks wait') + '.'
   let mood = 'calm'
   let headline = 'Nothing is stuck: ' + base + '.'
   let reason = ''
@@ -282,9 +284,9 @@ function show () {
   for (const task of state.tasks) groups[groupOf(task)].push(task)
   groups.later.sort((a, b) => (a.due || 0) - (b.due || 0))
   const { counts, backend } = state
-  // What the backend runs in this process counts for both: of two figures, the one that takes in the other.
+  // What the backend has given to this process counts for both, as running there: of two figures, the one that takes in the other.
   const stored = backend === null || backend.counts === null ? { running: 0, waiting: 0, delayed: 0 } : backend.counts
-  const here = state.tasks.filter(task => task.stored && task.state === 'running').length
+  const here = state.tasks.filter(task => task.stored && task.here).length
   const totals = {
     running: Math.max(counts.running, groups.running.length, counts.running + stored.running - here),
     waiting: Math.max(groups.waiting.length, counts.waiting + counts.collecting + stored.waiting),

@@ -53,7 +53,7 @@ export class Source {
   #listed: TaskList | null = null
   #listFailed: string | null = null
   #askedAt = -Infinity
-  #asking = false
+  #asking: Promise<unknown> | null = null
 
   constructor (runtime: Runtime, monitor: Monitor, options: Required<DashboardOptions>) {
     this.#runtime = runtime
@@ -84,7 +84,7 @@ export class Source {
     this.#payloads = new WeakMap()
     this.#told = new Map()
     this.#listed = this.#listFailed = null
-    this.#askedAt = -Infinity
+    this.#askAnew()
   }
 
   /** A task of this process that a page shows. */
@@ -94,9 +94,16 @@ export class Source {
 
   /** A task has been called off, or runs again, which the list that the backend gave last does not know. */
   forget (id: string): void {
-    if (this.#listed === null) return
-    const { counts, tasks } = this.#listed
-    this.#listed = { counts, tasks: tasks.filter(task => task.id !== id) }
+    if (this.#listed !== null) {
+      const { counts, tasks } = this.#listed
+      this.#listed = { counts, tasks: tasks.filter(task => task.id !== id) }
+    }
+    this.#askAnew()
+  }
+
+  /** What the backend has been asked for before says nothing of what has happened since. */
+  #askAnew (): void {
+    this.#asking = null
     this.#askedAt = -Infinity
   }
 
@@ -176,16 +183,15 @@ export class Source {
   /** Has the backend's tasks ready for a later look: the page of this process must not wait for a server. */
   #ask (store: Store): void {
     const now = Date.now()
-    if (this.#asking || now - this.#askedAt < BACKEND_INTERVAL) return
-    this.#asking = true
+    if (this.#asking !== null || now - this.#askedAt < BACKEND_INTERVAL) return
     this.#askedAt = now
-    store.list(SHOWN).then(list => {
+    const asking = this.#asking = store.list(SHOWN).then(list => ({ list, failed: null }), error => ({ list: null, failed: String(reasonOf(error)) }))
+    asking.then(({ list, failed }) => {
+      if (this.#asking !== asking) return
+      this.#asking = null
       this.#listed = list
-      this.#listFailed = null
-    }, error => {
-      this.#listed = null
-      this.#listFailed = String(reasonOf(error))
-    }).finally(() => { this.#asking = false })
+      this.#listFailed = failed
+    })
   }
 }
 

@@ -1,11 +1,11 @@
 import { inspect } from 'node:util'
 import type { ListedTask } from '../backends/backend'
 import type { Line } from '../line'
-import { text } from '../report'
 import type { Runtime } from '../runtime'
 import { Snapshot } from '../snapshot'
 import { isDurable } from '../store'
 import { COLLECTING, RUNNING, type Task } from '../task'
+import { text } from '../write-log'
 import { Monitor, type Failure } from './monitor'
 
 /*
@@ -31,6 +31,8 @@ export interface TaskView {
   behind: number
   /** Whether the backend has it. */
   stored: boolean
+  /** Whether this process has it. */
+  here: boolean
   cancellable: boolean
   payload?: string
 }
@@ -76,6 +78,7 @@ export function taskView (task: Task, line: Line, runtime: Runtime, monitor: Mon
     why: whyOf(task, state, line, runtime, monitor),
     behind: state === 'running' ? line.unsettled - 1 : 0,
     stored: line.retriesElsewhere,
+    here: true,
     cancellable: state !== 'running' || (spec !== null && (spec.signal || spec.definition !== null))
   }
 }
@@ -95,6 +98,7 @@ export function listedView (task: ListedTask & { state: ViewState }, withPayload
     why: state === 'retrying' && error !== undefined ? firstLine(text(error)) : WHY_LISTED[state],
     behind: 0,
     stored: true,
+    here: false,
     cancellable: state !== 'running',
     ...(withPayload && { payload: clip(payload ?? '', MAX_PAYLOAD) })
   }
@@ -102,8 +106,9 @@ export function listedView (task: ListedTask & { state: ViewState }, withPayload
 
 /** Why stored tasks are as they are that this process does not run. */
 const WHY_LISTED: Record<ListedTask['state'], string> = {
-  running: 'It runs in another process.',
-  waiting: 'No worker has taken it yet.',
+  // The list may be two seconds old.
+  running: 'A worker has it, or had it a moment ago.',
+  waiting: 'It waits for a worker.',
   delayed: 'It was added with a delay.',
   retrying: '',
   failed: ''
