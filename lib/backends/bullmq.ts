@@ -1,14 +1,13 @@
-import type { Job, JobsOptions, Queue, Worker } from 'bullmq'
+import type { Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
-import { Socket } from 'node:net'
 import { checkOptions, count, milliseconds, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { reasonOf, received } from '../received'
 import type { LogOf } from '../request-log'
-import type { TaskState } from '../task'
 import type { TaskInfo } from '../task-index'
-import { isUnrecoverable } from '../unrecoverable-error'
-import type { Deliver, Delivery, ListedTask, StoredTask, TaskBackend, TaskList } from './backend'
+import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './backend'
+import { isClient, isCluster, isPool, isPostgres, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
+import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
 import { RETAIN, retention, type Retention } from './retention'
 
 export type { Retention } from './retention'
@@ -68,44 +67,20 @@ const CHECKS: Checks<BullmqOptions> = {
   retain: retention
 }
 
-/** Milliseconds between two looks for a server that is away: soon at first, and never so rarely as BullMQ's 20 s. */
-const retryStrategy = (times: number) => Math.min(50 * 2 ** times, 2_000)
-
 /** Transactions that store tasks at the same time. */
 const POSTGRES_WRITES = 2
 
 /** Milliseconds in which one and the same trouble is logged once. */
 const LOG_INTERVAL = 10_000
 
-/** What a job's data holds beside what BullMQ has a place of its own for. */
-interface JobData extends Pick<StoredTask, 'label' | 'payload' | 'requestId' | 'timeout' | 'dedupe' | 'carrier'> {}
-
-interface NewJob { name: string, data: JobData, opts: JobsOptions }
-
 /** What a worker says of a task that it had for longer than `lockDuration` without a sign of life. */
 const LOST = /^(?:could not renew lock for|Missing lock for|Lock mismatch for) job ([^\s.]+)/
-
-/** The reason of a failure where the task was called off while it ran. */
-const CANCELLED = 'FST_BGT_CANCELLED'
 
 /** The classes of Postgres' errors that tell of the data, not of the server: 22 and 23. */
 const DATA_ERROR = /^2[23]/
 
 /** Milliseconds that a worker waits after its server has failed it, before it asks for a task again. */
 const RETRY_DELAY = 1_000
-
-const UNFINISHED: Record<string, TaskState> = {
-  waiting: 'pending',
-  prioritized: 'pending',
-  'waiting-children': 'pending',
-  delayed: 'pending',
-  active: 'running',
-  // It has ended since it was read, and what was read has no result in it: it is told as it was.
-  completed: 'running',
-  failed: 'running'
-}
-
-const FINISHED: Record<string, TaskState> = { ...UNFINISHED, completed: 'completed', failed: 'failed' }
 
 /**
  * Keeps tasks in BullMQ: in Redis, or in Postgres.
@@ -124,8 +99,7 @@ class BullmqBackend implements TaskBackend {
   #worker: Worker<JobData> | null = null
   #log!: FastifyBaseLogger
   #logs!: LogOf
-  /** The connections to Postgres that are this backend's own. */
-  readonly #sockets = new Set<Socket>()
+  readonly #postgresConnections = new PostgresConnections()
   /** When each trouble was logged last. */
   readonly #troubles = new Map<string, number>()
 
@@ -177,17 +151,7 @@ class BullmqBackend implements TaskBackend {
   }
 
   #postgresConnection (): object {
-    const { connection, prefix: schema } = this.#options
-    if (isPool(connection)) return connection
-    const options = typeof connection === 'string' ? { connectionString: connection } : connection
-    return { migrate: true, stream: () => this.#socket(), ...options, ...(schema === undefined ? {} : { schema }) }
-  }
-
-  /** The driver ends a connection by waiting for the server to end it. One that does not answer has to be cut off. */
-  #socket (): Socket {
-    const socket = new Socket()
-    this.#sockets.add(socket)
-    return socket.once('close', () => this.#sockets.delete(socket))
+    return this.#postgresConnections.options(this.#options.connection, this.#options.prefix)
   }
 
   async #load (): Promise<typeof import('bullmq')> {
@@ -229,7 +193,7 @@ class BullmqBackend implements TaskBackend {
   /** All in one statement. */
   async #storeInPostgres (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
     try {
-      const jobs = await this.#queue.addBulk(batches.flat().map(task => this.#job(task)))
+      const jobs = await this.#queue.addBulk(batches.flat().map(task => newJob(task, this.#retain)))
       let from = 0
       return batches.map(({ length }) => jobs.slice(from, (from += length)).map(job => job.id as string))
     } catch (error) {
@@ -262,13 +226,13 @@ class BullmqBackend implements TaskBackend {
   }
 
   async #storeInPipeline (tasks: StoredTask[]): Promise<string[]> {
-    const jobs = await this.#queue.addBulk(tasks.map(task => this.#job(task)))
+    const jobs = await this.#queue.addBulk(tasks.map(task => newJob(task, this.#retain)))
     return jobs.map(({ id }) => id as string)
   }
 
   async #storeInTransaction (tasks: StoredTask[]): Promise<string[]> {
     const entries = tasks.map(task => {
-      const { name, data, opts } = this.#job(task)
+      const { name, data, opts } = newJob(task, this.#retain)
       const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
       return { queueName: this.#queue.name, prefix: this.#queue.opts.prefix as string, jobData: job.asJSON(), jobId: job.id as string, parentKeyOpts: {} }
     })
@@ -279,30 +243,12 @@ class BullmqBackend implements TaskBackend {
     })
   }
 
-  #job ({ id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe, carrier }: StoredTask): NewJob {
-    const { completed, failed } = this.#retain
-    return {
-      name,
-      data: { label, payload, requestId, timeout, dedupe, carrier },
-      opts: {
-        jobId: id,
-        attempts,
-        // Postgres takes no fractions.
-        delay: Math.ceil(delay),
-        ...(backoff === null ? {} : { backoff: { ...backoff, delay: Math.ceil(backoff.delay) } }),
-        ...(dedupe === null ? {} : { deduplication: { id: dedupe } }),
-        removeOnComplete: completed,
-        removeOnFail: failed
-      }
-    }
-  }
-
   async work (concurrency: number, deliver: Deliver): Promise<void> {
     const { queue, prefix, connection, lockDuration, stalledInterval, maxCrashes } = this.#options
     const { createPostgresBackend, Worker, withBackend } = this.#bullmq
     const options = { concurrency, lockDuration, stalledInterval, maxStalledCount: maxCrashes, runRetryDelay: RETRY_DELAY }
     // Three parameters: BullMQ makes the signal only for a processor that takes it.
-    const process = (job: Job<JobData>, token?: string, signal?: AbortSignal) => this.#process(deliver, job, token as string, signal as AbortSignal)
+    const process = (job: TaskJob, token?: string, signal?: AbortSignal) => this.#process(deliver, job, token as string, signal as AbortSignal)
     this.#worker = this.#postgres
       ? new (withBackend(createPostgresBackend).Worker)(queue, process as never, { connection: this.#postgresConnection() as never, ...options }) as unknown as Worker
       : new Worker(queue, process, {
@@ -315,23 +261,23 @@ class BullmqBackend implements TaskBackend {
     // Failures of attempts are logged where they happen; this one happens nowhere.
     this.#worker.on('failed', (job, err) => {
       if (err.message.startsWith('job stalled more than')) {
-        this.#logOf(job).error({ err, task: taskOf(job) }, 'background task failed: too many workers went away with it')
+        this.#logOf(job).error({ err, task: loggedTask(job) }, 'background task failed: too many workers went away with it')
       }
     })
     await this.#worker.waitUntilReady()
   }
 
-  #logOf (job: Job<JobData> | undefined): FastifyBaseLogger {
+  #logOf (job: TaskJob | undefined): FastifyBaseLogger {
     return this.#logs(job?.data.requestId ?? null)
   }
 
   async #logAbout (id: string, message: string): Promise<void> {
     // What it says of the task is worth a look at the queue, if that answers.
     const job = await this.#queue.getJob(id).catch(() => undefined)
-    this.#logOf(job).warn({ task: { id, ...taskOf(job) } }, message)
+    this.#logOf(job).warn({ task: { id, ...loggedTask(job) } }, message)
   }
 
-  async #process (deliver: Deliver, job: Job<JobData>, token: string, signal: AbortSignal): Promise<unknown> {
+  async #process (deliver: Deliver, job: TaskJob, token: string, signal: AbortSignal): Promise<unknown> {
     const { DelayedError, WaitingError, UnrecoverableError } = this.#bullmq
     const end = await deliver(this.#delivery(job, signal))
     switch (end.state) {
@@ -339,8 +285,8 @@ class BullmqBackend implements TaskBackend {
         // Where the server is just going away, BullMQ would take what keeps it from noting that for the task's failure. So
         // the task stays with this worker until its lock runs out, and is handed out again.
         job.moveToFailed = async error => { throw error }
-        return this.#storable(job, end.result)
-      case 'failed': throw this.#failure(end.error)
+        return this.#storedResult(job, end.result)
+      case 'failed': throw storedFailure(end.error, UnrecoverableError)
       case 'cancelled': throw new UnrecoverableError(CANCELLED)
     }
     try {
@@ -353,35 +299,25 @@ class BullmqBackend implements TaskBackend {
     throw end.delay === 0 ? new WaitingError() : new DelayedError()
   }
 
-  /** A result as JSON has it. What JSON does not take must not make a failure of a task that has done its work. */
-  #storable (job: Job<JobData>, result: unknown): unknown {
+  /** What JSON does not take must not make a failure of a task that has done its work. */
+  #storedResult (job: TaskJob, result: unknown): unknown {
     try {
-      return JSON.parse(clean(JSON.stringify(result) ?? 'null'))
+      return storedResult(result)
     } catch (err) {
-      this.#logOf(job).warn({ err, task: taskOf(job) }, `${this.name}: the result of a background task could not be stored`)
+      this.#logOf(job).warn({ err, task: loggedTask(job) }, `${this.name}: the result of a background task could not be stored`)
       return undefined
     }
   }
 
-  /** An error of BullMQ's own would tell it something by its name or message; one of the user's must not. */
-  #failure (error: unknown): Error {
-    const Failure = isUnrecoverable(error) ? this.#bullmq.UnrecoverableError : Error
-    const message = error instanceof Error ? error.message : received(error)
-    const failure = new Failure(plain(message).replace(/^bullmq:/, 'Error: bullmq:'))
-    if (error instanceof Error && error.stack !== undefined) failure.stack = plain(error.stack)
-    return failure
-  }
-
-  #delivery (job: Job<JobData>, signal: AbortSignal): Delivery {
-    const { id, name, data: { label, payload, requestId, timeout, dedupe, carrier = null }, opts: { attempts = 1 } } = job
+  #delivery (job: TaskJob, signal: AbortSignal): Delivery {
     return {
-      task: { id: id as string, name, label, payload, requestId, attempts, backoff: null, delay: 0, timeout, dedupe, carrier },
+      task: storedTask(job),
       // Made are those that have failed: neither one that a crash cut off, nor one that was given back.
       attempt: job.attemptsMade + 1,
       signal,
       progress: value => {
         job.updateProgress(value as number).catch(err => {
-          this.#logOf(job).warn({ err, task: taskOf(job) }, `${this.name}: the progress of a background task could not be stored`)
+          this.#logOf(job).warn({ err, task: loggedTask(job) }, `${this.name}: the progress of a background task could not be stored`)
         })
       }
     }
@@ -394,19 +330,9 @@ class BullmqBackend implements TaskBackend {
   async find (id: string): Promise<TaskInfo | null> {
     const job = await this.#queue.getJob(id)
     if (job === undefined) return null
-    const state = (job.finishedOn === undefined ? UNFINISHED : FINISHED)[await job.getState()]
+    const state = stateOf(job, await job.getState())
     // Removed between the two commands.
-    if (state === undefined) return null
-    const cancelled = state === 'failed' && job.failedReason === CANCELLED
-    return {
-      id,
-      name: job.data.label,
-      state: cancelled ? 'cancelled' : state,
-      attempts: state === 'running' ? job.attemptsMade + 1 : job.attemptsMade,
-      progress: job.progress === 0 ? undefined : job.progress,
-      result: state === 'completed' ? job.returnvalue ?? undefined : undefined,
-      error: state === 'failed' && !cancelled ? errorOf(job) : undefined
-    }
+    return state === undefined ? null : taskInfo(job, state)
   }
 
   async cancel (id: string): Promise<boolean> {
@@ -414,7 +340,7 @@ class BullmqBackend implements TaskBackend {
     if (job === undefined || job.finishedOn !== undefined) return false
     try {
       // One that has ended would be removed, too.
-      if (UNFINISHED[await job.getState()] === 'pending') {
+      if (stateOf(job, await job.getState()) === 'pending') {
         await job.remove()
         return true
       }
@@ -477,97 +403,11 @@ class BullmqBackend implements TaskBackend {
       isCluster(connection) ? null : this.#worker?.disconnect(),
       isClient(connection) || isPool(connection) ? null : this.#queue?.disconnect()
     ])
-    for (const socket of this.#sockets) socket.destroy()
+    this.#postgresConnections.destroy()
   }
 }
-
-/** Text that Postgres can keep, too. */
-function plain (text: string): string {
-  return text.replaceAll('\0', '\ufffd')
-}
-
-/** The same for JSON text, where a NUL is written as an escape. */
-function clean (json: string): string {
-  return json.replace(/(?<!\\)((?:\\\\)*)\\u0000/g, '$1\ufffd')
-}
-
-/** A task as log lines show it. */
-function taskOf (job: Job<JobData> | undefined): { id: string | undefined, name: string } | undefined {
-  return job && { id: job.id, name: job.data.label }
-}
-
-/** The states of a list of the queue, in the order it is asked for them. */
-const LISTED = ['running', 'waiting', 'delayed', 'failed'] as const
 
 /** One that has been removed since its id was read is a hole in the list. */
-function isThere (job: Job<JobData> | undefined): job is Job<JobData> {
+function isThere (job: TaskJob | undefined): job is TaskJob {
   return job !== undefined
-}
-
-function listedTask (job: Job<JobData>, list: typeof LISTED[number]): ListedTask {
-  const { id, name, data: { label, payload, requestId }, opts: { attempts = 1 }, attemptsMade, timestamp, delay } = job
-  const state = list === 'delayed' && attemptsMade > 0 ? 'retrying' : list
-  const since = { running: job.processedOn, waiting: timestamp + delay, delayed: timestamp, retrying: job.processedOn, failed: job.finishedOn }[state]
-  return {
-    id: id as string,
-    name,
-    label,
-    payload,
-    requestId,
-    attempts,
-    state,
-    since: since as number,
-    // The queue's delay counts from the time when the task was added, or its last attempt began.
-    due: list === 'delayed' ? (attemptsMade > 0 ? since as number : timestamp) + delay : null,
-    attempt: list === 'running' ? attemptsMade + 1 : attemptsMade,
-    progress: job.progress === 0 ? undefined : job.progress,
-    error: job.failedReason === undefined ? undefined : errorOf(job)
-  }
-}
-
-function errorOf (job: Job): Error {
-  const error = new Error(job.failedReason)
-  const stack = job.stacktrace?.at(-1)
-  if (stack !== undefined) error.stack = stack
-  return error
-}
-
-/** What is used of a `pg.Pool`. */
-interface Pool {
-  connect (): Promise<{ release (): void }>
-}
-
-function isPool (connection: string | object): connection is Pool {
-  return typeof connection === 'object' && typeof (connection as { query?: unknown }).query === 'function'
-}
-
-function isPostgres (connection: unknown): boolean {
-  if (typeof connection === 'string') {
-    if (/^postgres(ql)?:\/\//.test(connection)) return true
-    if (/^rediss?:\/\//.test(connection)) return false
-  } else if (typeof connection === 'object' && connection !== null) {
-    const { connectionString, database } = connection as Record<string, unknown>
-    return isPool(connection) || connectionString !== undefined || database !== undefined
-  }
-  throw new FST_BGT_INVALID_OPTION('connection', "'redis://…', 'postgres://…', options or a client", received(connection))
-}
-
-/** What makes a second client like a ready one. A cluster is copied by BullMQ, where it has to be. */
-function optionsOf (connection: string | object): string | object {
-  return isClient(connection) && !isCluster(connection) ? (connection as { options: object }).options : connection
-}
-
-function isClient (connection: string | object): boolean {
-  return typeof connection === 'object' && 'duplicate' in connection
-}
-
-function isCluster (connection: string | object): boolean {
-  return isClient(connection) && (connection as { isCluster?: boolean }).isCluster === true
-}
-
-/** A client that is ready is used as it is for adding. A worker, which must wait for Redis, has clients of its own. */
-function redisConnection (connection: string | object, overrides: object): object {
-  if (typeof connection === 'string') return { url: connection, retryStrategy, ...overrides }
-  if (isClient(connection)) return connection
-  return { retryStrategy, ...connection, ...overrides }
 }
