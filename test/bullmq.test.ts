@@ -1,4 +1,4 @@
-import { Job, Queue, Worker } from 'bullmq'
+import { Job, PostgresQueueBackend, Queue, Worker } from 'bullmq'
 import { Cluster, Redis } from 'ioredis'
 import Module from 'node:module'
 import { randomUUID } from 'node:crypto'
@@ -308,6 +308,51 @@ test('a task that ends while it is called off stays, with its result', { skip: n
   }
   t.equal(await handle.cancel(), false)
   t.match(await web.backgroundTasks.find(handle.id), { state: 'completed', result: 1 })
+})
+
+test('Postgres: a task that a worker is just taking while it is called off is left to it', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const queue = `taken-${randomUUID()}`
+  const { app: web } = await createApp(t, { connection: url, queue }, { worker: false })
+  await web.ready()
+  const handle = web.backgroundTasks.add(task, 1)
+  await web.backgroundTasks.flush()
+  // What BullMQ does when a worker takes a task, as long as that is not committed.
+  const taking = new Client({ connectionString: url, options: '-c search_path=bullmq' })
+  t.teardown(() => taking.end())
+  await taking.connect()
+  await taking.query('BEGIN')
+  const { rows } = await taking.query("SELECT id FROM move_to_active($1, 'token', 30000, $2, 'worker', NULL, NULL)", [queue, Date.now()])
+  t.same(rows, [{ id: handle.id }])
+  const cancelled = handle.cancel()
+  const { rows: [{ pid }] } = await taking.query('SELECT pg_backend_pid() AS pid')
+  await until('it waits for the worker', async () => {
+    const { rows } = await taking.query('SELECT FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))', [pid])
+    return rows.length === 1
+  })
+  await taking.query('COMMIT')
+  t.equal(await cancelled, false)
+  t.match(await web.backgroundTasks.find(handle.id), { state: 'running' })
+})
+
+test('Postgres: a task is called off where BullMQ has other names for its table and its function', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const { app } = await createApp(t, { connection: url }, { worker: false })
+  await app.ready()
+  const handle = app.backgroundTasks.add(task, 1)
+  await app.backgroundTasks.flush()
+  const backend = PostgresQueueBackend.prototype as unknown as { query (text: string, values: unknown[]): Promise<unknown> }
+  const { query } = backend
+  t.teardown(() => { backend.query = query })
+  let code = '57P01'
+  backend.query = function (text, values) {
+    return text.includes('FOR UPDATE') ? Promise.reject(Object.assign(new Error('refused'), { code })) : query.call(this, text, values)
+  }
+  await t.rejects(handle.cancel(), { message: /refused/ }, 'any other error is told')
+  t.match(await app.backgroundTasks.find(handle.id), { state: 'pending' })
+  code = '42883'
+  t.equal(await handle.cancel(), true)
+  t.equal(await app.backgroundTasks.find(handle.id), null)
 })
 
 test('a task that is removed while somebody asks for it', { skip: noRedis }, async t => {

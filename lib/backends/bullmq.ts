@@ -79,6 +79,17 @@ const LOST = /^(?:could not renew lock for|Missing lock for|Lock mismatch for) j
 /** The classes of Postgres' errors that tell of the data, not of the server: 22 and 23. */
 const DATA_ERROR = /^2[23]/
 
+/**
+ * BullMQ's own `remove`, for a row that is held meanwhile: by itself it looks for the lock of a worker first (BullMQ 6.7), and
+ * then takes the job from one that was just taking it.
+ */
+const REMOVE = `
+  WITH pending AS (SELECT id FROM job WHERE queue = $1 AND id = $2 AND state IN ('waiting', 'delayed') FOR UPDATE)
+  SELECT remove($1, id, false) FROM pending`
+
+/** Postgres' errors of a table or a function that is not there. The first versions of BullMQ 6 had other names for theirs. */
+const UNKNOWN_NAME = /^42(P01|883)$/
+
 /** Milliseconds that a worker waits after its server has failed it, before it asks for a task again. */
 const RETRY_DELAY = 1_000
 
@@ -338,16 +349,23 @@ class BullmqBackend implements TaskBackend {
   async cancel (id: string): Promise<boolean> {
     const job = await this.#queue.getJob(id)
     if (job === undefined || job.finishedOn !== undefined) return false
-    try {
-      // One that has ended would be removed, too.
-      if (stateOf(job, await job.getState()) === 'pending') {
-        await job.remove()
-        return true
-      }
-    } catch {
-      // A worker has begun it meanwhile.
-    }
+    // One that has ended would be removed, too.
+    if (stateOf(job, await job.getState()) === 'pending' && await this.#remove(job)) return true
     return this.#worker?.cancelJob(id) === true
+  }
+
+  /** Takes out a job that waits. Resolves with `false` if a worker has begun it meanwhile. */
+  async #remove (job: TaskJob): Promise<boolean> {
+    if (this.#postgres) {
+      const backend = this.#queue.getBackend() as unknown as { query (text: string, values: unknown[]): Promise<{ rows: unknown[] }> }
+      try {
+        const { rows } = await backend.query(REMOVE, [this.#queue.name, job.id])
+        return rows.length === 1
+      } catch (error) {
+        if (!UNKNOWN_NAME.test(String((error as { code?: unknown }).code))) throw error
+      }
+    }
+    return job.remove().then(() => true, () => false)
   }
 
   async list (limit: number): Promise<TaskList> {
