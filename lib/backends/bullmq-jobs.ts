@@ -71,14 +71,14 @@ export function storedFailure (error: unknown, Unrecoverable: typeof Unrecoverab
   return failure
 }
 
-/** Text that Postgres can keep, too. */
+/** Text that Postgres can keep, too: no NUL, and no half of a character. */
 function plain (text: string): string {
-  return text.replaceAll('\0', '\ufffd')
+  return text.replace(/\0|\p{Surrogate}/gu, '\ufffd')
 }
 
-/** The same for JSON text, where a NUL is written as an escape. */
+/** The same for JSON text, where both are written as escapes. */
 function clean (json: string): string {
-  return json.replace(/(?<!\\)((?:\\\\)*)\\u0000/g, '$1\ufffd')
+  return json.replace(/(?<!\\)((?:\\\\)*)\\u(?:0000|d[89a-f][\da-f]{2})/g, '$1\ufffd')
 }
 
 /** The state of the task of a job, once that has been asked for its own; `undefined` where it has been removed meanwhile. */

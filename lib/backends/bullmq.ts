@@ -293,8 +293,8 @@ class BullmqBackend implements TaskBackend {
     const end = await deliver(this.#delivery(job, signal))
     switch (end.state) {
       case 'completed':
-        // Where the server is just going away, BullMQ would take what keeps it from noting that for the task's failure. So
-        // the task stays with this worker until its lock runs out, and is handed out again.
+        // Whatever keeps BullMQ from noting that, a server that is just going away for one, it would take for the task's
+        // failure. So the task stays with this worker until its lock runs out, and is handed out again.
         job.moveToFailed = async error => { throw error }
         return this.#storedResult(job, end.result)
       case 'failed': throw storedFailure(end.error, UnrecoverableError)
@@ -305,7 +305,7 @@ class BullmqBackend implements TaskBackend {
       else await job.moveToDelayed(Date.now() + end.delay, token)
     } catch (error) {
       // The same: it was not even attempted.
-      this.#inTrouble(error as Error)
+      this.#workerFailed(error as Error)
     }
     throw end.delay === 0 ? new WaitingError() : new DelayedError()
   }

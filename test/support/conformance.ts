@@ -169,12 +169,12 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
       runs++
       return circle
     }, { attempts: 3 })
-    const nul = defineTask('nul', async () => ['a\0b', '\\u0000'])
+    const odd = defineTask('odd', async () => ['a\0b', '\\u0000', 'a\ud83db', '\\ud83d'])
     const failing = defineTask('failing', async ({ name, message }: { name: string, message: string }) => {
       runs++
       throw Object.assign(new Error(message), { name })
     }, { attempts: 2, backoff: { type: 'fixed', delay: 1.5 } })
-    const app = await start(t, [circular, nul, failing])
+    const app = await start(t, [circular, odd, failing])
     await app.ready()
     const endOf = async (handle: TaskHandle) => {
       const { id } = handle
@@ -183,8 +183,8 @@ export function conformance (t: Test, { options, durable }: Conformance): void {
     }
     t.match(await endOf(app.backgroundTasks.add(circular)), { state: 'completed' })
     t.equal(runs, 1, 'what it returns is no reason to run it again')
-    t.match(await endOf(app.backgroundTasks.add({ delay: 0.5 }, nul)), { state: 'completed', result: [/^a.b$/, '\\u0000'] })
-    for (const [name, message] of [['WaitingError', 'x'], ['DelayedError', 'x'], ['Error', 'bullmq:rateLimitExceeded'], ['Error', 'a\0b']] as const) {
+    t.match(await endOf(app.backgroundTasks.add({ delay: 0.5 }, odd)), { state: 'completed', result: [/^a.b$/, '\\u0000', /^a.b$/, '\\ud83d'] })
+    for (const [name, message] of [['WaitingError', 'x'], ['DelayedError', 'x'], ['Error', 'bullmq:rateLimitExceeded'], ['Error', 'a\0b'], ['Error', 'a\ud83db']] as const) {
       runs = 0
       t.match(await endOf(app.backgroundTasks.add(failing, { name, message })), { state: 'failed', attempts: 2 }, JSON.stringify(message))
       t.equal(runs, 2)
