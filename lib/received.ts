@@ -4,7 +4,7 @@ import { inspect } from 'node:util'
 export function received (value: unknown): string {
   const text = inspect(value, { depth: 1, maxArrayLength: 3, maxStringLength: 60, breakLength: Infinity, compact: true })
   // An error is shown with its stack, below its message.
-  const line = text.split('\n', 1)[0] as string
+  const line = text.replace(/\n.*/s, ' …')
   return line.length > 120 ? `${line.slice(0, 119)}…` : line
 }
 

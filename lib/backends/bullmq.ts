@@ -112,7 +112,7 @@ class BullmqBackend implements TaskBackend {
   #logs!: LogOf
   readonly #postgresConnections = new PostgresConnections()
   /** When each trouble was logged last. */
-  readonly #troubles = new Map<string, number>()
+  #troubles = new Map<string, number>()
 
   constructor (options: BullmqOptions) {
     this.#options = checkOptions({ ...options, connection: options?.connection }, DEFAULTS, CHECKS)
@@ -184,7 +184,7 @@ class BullmqBackend implements TaskBackend {
   #isNew (trouble: string): boolean {
     const now = Date.now()
     // Some of them name a task: they must not gather.
-    for (const [other, at] of this.#troubles) if (now - at >= LOG_INTERVAL) this.#troubles.delete(other)
+    this.#troubles = new Map([...this.#troubles].filter(([, at]) => now - at < LOG_INTERVAL))
     if (this.#troubles.has(trouble)) return false
     this.#troubles.set(trouble, now)
     return true

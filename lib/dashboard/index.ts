@@ -27,7 +27,7 @@ export interface DashboardOptions {
    */
   payload?: boolean
   /**
-   * Milliseconds after which the page calls a task stuck that still runs.
+   * Milliseconds after which the page calls a task stuck that still runs, and says of one that waits that it waits too long.
    * @default 30_000
    */
   stuckAfter?: number
