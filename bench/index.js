@@ -61,7 +61,7 @@ async function measure (row, measured) {
       against: options.against && resolve(options.against),
       separate: options.separate || row.separate === true,
       processes: Number(options.processes),
-      pairs: Number(options.pairs),
+      pairs: Number(options.pairs) * (row.times ?? 1),
       milliseconds: Number(options.slice)
     })
     return { ...summarize(ratios), cpu }

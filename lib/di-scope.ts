@@ -1,4 +1,4 @@
-import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Add } from './add'
 import { FST_BGT_AWILIX_ORDER } from './errors'
 import { LateTasks } from './late-tasks'
@@ -14,7 +14,7 @@ import { kResolver, kTasks } from './symbols'
 
 /** What is used of an awilix container. */
 export interface Container {
-  register (name: string, resolver: Resolver): unknown
+  register (resolvers: Record<string, Resolver>): unknown
   createScope (): Container
   dispose (): Promise<void>
   cache: Map<string | symbol, unknown>
@@ -31,8 +31,6 @@ interface Slots {
   [kTasks]: null | FastifyReply | RequestTasks
   [kResolver]: null | CollectorResolver
 }
-
-const NAME = 'backgroundTasks'
 
 /**
  * Connects with `@fastify/awilix`, if it is registered around this context.
@@ -65,27 +63,24 @@ export class DiBridge {
   readonly #runtime: Runtime
   readonly #root: Container
   readonly #door: Add | null
-  /** Requests that were answered just now and had no collector then. */
-  #answered: FastifyRequest[] = []
 
   constructor (runtime: Runtime, root: Container, door: Add | null) {
     this.#runtime = runtime
     this.#root = root
     this.#door = door
     if (door === null) return
-    root.register(NAME, { lifetime: 'SINGLETON', resolve: () => door })
+    root.register({ backgroundTasks: { lifetime: 'SINGLETON', resolve: () => door } })
     // Where applications share a container, it would go on giving out the door of the one before.
-    root.cache.delete(NAME)
+    root.cache.delete('backgroundTasks')
   }
 
   /** Lets the request's scope, and the scopes made from it, resolve `backgroundTasks`. */
   register (request: FastifyRequest): void {
-    if (this.#answered.length !== 0) this.#partAnswered()
     const scope = scopeOf(request)
     if (scope === null) return
     const resolver = new CollectorResolver(this.#runtime, scope, request)
     ;(request as unknown as Slots)[kResolver] = resolver
-    scope.register(NAME, resolver)
+    scope.register({ backgroundTasks: resolver })
   }
 
   /**
@@ -94,18 +89,9 @@ export class DiBridge {
    * collection: with the whole request among it, a request would cost a quarter more.
    */
   answered (request: FastifyRequest, reply: FastifyReply): void {
+    const { [kTasks]: slot, [kResolver]: resolver } = request as unknown as Slots
     // A cancelled HTTP/2 stream comes here too, with its handler still at work.
-    if (!reply.raw.writableEnded || (request as unknown as Slots)[kTasks] instanceof RequestTasks) return
-    // Not now: the hooks after ours may still ask for the collector. The next request does it, for no turn of its own.
-    this.#answered.push(request)
-  }
-
-  #partAnswered (): void {
-    for (const request of this.#answered) {
-      const { [kTasks]: slot, [kResolver]: resolver } = request as unknown as Slots
-      if (!(slot instanceof RequestTasks)) resolver?.part(slot as FastifyReply)
-    }
-    this.#answered.length = 0
+    if (resolver !== null && reply.raw.writableEnded && !(slot instanceof RequestTasks)) resolver.part(request.id, reply.statusCode)
   }
 
   /**
@@ -125,19 +111,17 @@ export class DiBridge {
   /** A scope for one attempt of a defined task. */
   createScope (line: Line): Container {
     const scope = this.#root.createScope()
-    if (this.#door === null) scope.register(NAME, { lifetime: 'SCOPED', resolve: () => line.door })
+    if (this.#door === null) scope.register({ backgroundTasks: { lifetime: 'SCOPED', resolve: () => line.door } })
     return scope
   }
 }
 
 class CollectorResolver implements Resolver {
-  readonly lifetime = 'SCOPED'
   readonly #runtime: Runtime
   readonly #scope: Container
   #request: FastifyRequest | null
   /** What is kept of the request when it is forgotten. */
   #requestId = ''
-  #log: FastifyBaseLogger | null = null
   #statusCode = 0
   #late: LateTasks | null = null
 
@@ -147,16 +131,19 @@ class CollectorResolver implements Resolver {
     this.#request = request
   }
 
+  get lifetime (): 'SCOPED' {
+    return 'SCOPED'
+  }
+
   resolve (): unknown {
     if (this.#request !== null) return this.#request.backgroundTasks
-    this.#late ??= new LateTasks(this.#runtime, this.#scope, this.#requestId, this.#log as FastifyBaseLogger, this.#statusCode)
+    this.#late ??= new LateTasks(this.#runtime, this.#scope, this.#requestId, this.#statusCode)
     return this.#late
   }
 
-  part (reply: FastifyReply): void {
-    this.#requestId = reply.request.id
-    this.#log = reply.log
-    this.#statusCode = reply.statusCode
+  part (requestId: string, statusCode: number): void {
+    this.#requestId = requestId
+    this.#statusCode = statusCode
     this.#request = null
   }
 

@@ -13,10 +13,10 @@ export class LateTasks extends RequestTasks {
   readonly #log: FastifyBaseLogger
   readonly #requestId: string
 
-  constructor (runtime: Runtime, scope: Container, requestId: string, log: FastifyBaseLogger, statusCode: number) {
+  constructor (runtime: Runtime, scope: Container, requestId: string, statusCode: number) {
     super(runtime, null as never, null as never)
     this.#scope = scope
-    this.#log = log
+    this.#log = runtime.logOf(requestId)
     this.#requestId = requestId
     this.outcome = { statusCode, error: null, aborted: false }
   }
