@@ -69,7 +69,7 @@ export class SqliteWorker {
   #wakeTimer: NodeJS.Timeout | undefined
   #pollTimer: NodeJS.Timeout | undefined
   #renewTimer: NodeJS.Timeout | undefined
-  #pruneTimer: NodeJS.Timeout | null = null
+  #pruneTimer: NodeJS.Timeout | undefined
   /** When each trouble was logged last. */
   readonly #troubles = new Map<string, number>()
 
@@ -285,7 +285,7 @@ export class SqliteWorker {
     } catch (error) {
       this.#failed(error)
     }
-    this.#pruneTimer = null
+    this.#pruneTimer = undefined
     // What has settled meanwhile may be too many again.
     if (some) this.#pruneLater()
   }
@@ -323,7 +323,7 @@ export class SqliteWorker {
     clearTimeout(timer)
     this.#closed = true
     clearTimeout(this.#renewTimer)
-    clearTimeout(this.#pruneTimer ?? undefined)
+    clearTimeout(this.#pruneTimer)
   }
 
   readonly #failed = (err: unknown): void => {
