@@ -9,7 +9,7 @@ import { Snapshot } from './snapshot'
 export function serializePayload (task: string, payload: unknown): string | undefined {
   if (payload === undefined) return undefined
   try {
-    check(task, payload, 'payload', [])
+    check(task, payload, [], [])
     return JSON.stringify(payload)
   } catch (error) {
     if (error instanceof FST_BGT_INVALID_PAYLOAD) throw error
@@ -26,7 +26,8 @@ export function parsePayload (payload: KeptPayload): unknown {
   return payload === undefined ? undefined : JSON.parse(payload)
 }
 
-function check (task: string, value: unknown, path: string, parents: object[]): void {
+/** @param keys the way to the value, put into words only where it is refused */
+function check (task: string, value: unknown, keys: Key[], parents: object[]): void {
   switch (typeof value) {
     case 'string':
     case 'boolean':
@@ -36,28 +37,40 @@ function check (task: string, value: unknown, path: string, parents: object[]): 
       break
     case 'object':
       if (value === null) return
-      if (!parents.includes(value) && isPlain(value)) return checkMembers(task, value, path, parents)
+      if (!parents.includes(value) && isPlain(value)) return checkMembers(task, value, keys, parents)
   }
-  throw new FST_BGT_INVALID_PAYLOAD(task, path, parents.includes(value as object) ? 'a cycle' : received(value))
+  throw new FST_BGT_INVALID_PAYLOAD(task, pathOf(keys), parents.includes(value as object) ? 'a cycle' : received(value))
 }
 
-function checkMembers (task: string, value: object, path: string, parents: object[]): void {
-  parents.push(value)
+function checkMembers (task: string, value: object, keys: Key[], parents: object[]): void {
+  const depth = parents.push(value)
   if (Array.isArray(value)) {
     // Not `forEach`: it passes over the holes, which JSON turns into null.
-    for (let index = 0; index < value.length; index++) check(task, value[index], `${path}[${index}]`, parents)
+    for (let index = 0; index < value.length; index++) {
+      keys[depth - 1] = index
+      check(task, value[index], keys, parents)
+    }
   } else {
     for (const [key, property] of Object.entries(Object.getOwnPropertyDescriptors(value))) {
+      keys[depth - 1] = key
       // JSON does not see the one and asks the other, who may answer otherwise next time.
-      if (!property.enumerable || property.get !== undefined) throw new FST_BGT_INVALID_PAYLOAD(task, memberPath(path, key), 'a hidden or computed property')
-      check(task, property.value, memberPath(path, key), parents)
+      if (!property.enumerable || property.get !== undefined) throw new FST_BGT_INVALID_PAYLOAD(task, pathOf(keys), 'a hidden or computed property')
+      check(task, property.value, keys, parents)
     }
   }
+  keys.length = depth - 1
   parents.pop()
 }
 
-function memberPath (path: string, key: string): string {
-  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`
+type Key = string | number
+
+function pathOf (keys: Key[]): string {
+  return `payload${keys.map(step).join('')}`
+}
+
+function step (key: Key): string {
+  if (typeof key === 'number') return `[${key}]`
+  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`
 }
 
 /** An array, or an object, whose prototype is that of its realm, or none, and that JSON reads member by member. */

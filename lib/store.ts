@@ -330,8 +330,8 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
     const line = lines[index] as Line
     if (task.isSettled) {
       // Called off, or replaced, while it was on its way.
-      store.cancel(task.id, task.name, line.requestId).catch(error => report.notCalledOff(task, line, error))
-    } else if (ids[index] === task.id) {
+      store.cancel(task.ownId, task.name, line.requestId).catch(error => report.notCalledOff(task, line, error))
+    } else if (ids[index] === task.ownId) {
       line.settle(task, STORED)
     } else {
       line.drop(task, `its dedupe id is taken by task ${ids[index]}`)
@@ -342,7 +342,7 @@ export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> 
 function toStored (task: Task): StoredTask {
   const { definition, attempts, backoff, delay, timeout, dedupe } = task.spec as TaskSpec
   return {
-    id: task.id,
+    id: task.ownId,
     name: (definition as Definition).name,
     label: task.name,
     payload: (task.payload as string | undefined) ?? null,

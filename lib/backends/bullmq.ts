@@ -67,9 +67,6 @@ const CHECKS: Checks<BullmqOptions> = {
   retain: retention
 }
 
-/** Transactions that store tasks at the same time. */
-const POSTGRES_WRITES = 2
-
 /** Milliseconds in which one and the same trouble is logged once. */
 const LOG_INTERVAL = 10_000
 
@@ -102,6 +99,8 @@ export function bullmq (options: BullmqOptions): TaskBackend {
 }
 
 class BullmqBackend implements TaskBackend {
+  /** What a write costs by itself, a commit to the disk or a transaction of the driver, is shared by more tasks then. */
+  readonly writes = 2
   readonly #options: BullmqOptions & typeof DEFAULTS
   readonly #postgres: boolean
   readonly #retain: typeof RETAIN
@@ -122,11 +121,6 @@ class BullmqBackend implements TaskBackend {
     if (isCluster(connection) && !/\{[^}]+\}/.test(prefix + queue)) {
       throw new FST_BGT_INVALID_OPTION('prefix', "one with a part in braces, such as '{bull}', for a cluster", received(options.prefix))
     }
-  }
-
-  /** Redis works off one command after the other, whoever waits for it; Postgres commits each write to the disk. */
-  get writes (): number {
-    return this.#postgres ? POSTGRES_WRITES : Infinity
   }
 
   get name (): string {
