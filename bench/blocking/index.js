@@ -20,6 +20,8 @@ const { quantile, summarize } = require('../statistics')
 const HOST = '127.0.0.1'
 /** Milliseconds between two requests. */
 const PACE = 5
+/** Milliseconds between two looks how many tasks are done, a request that the idle server does not have: about as long as a task. */
+const LOOK = 20
 const WARM_UP = 500
 /** Tasks that have been added and not been done: so many that no thread of the pool is ever without one. */
 const BACKLOG = 4 * Math.max(availableParallelism() - 1, 1)
@@ -94,7 +96,7 @@ async function add (port, before, end) {
       await send(port, 'POST', '/work')
       added++
     } else {
-      await sleep(PACE)
+      await sleep(LOOK)
     }
   }
   return added

@@ -93,8 +93,8 @@ export interface TaskBackend {
    */
   start (log: FastifyBaseLogger, logOf: LogOf): Promise<void>
   /**
-   * How many calls of `store` may be under way at once. Few are fastest: what a write costs by itself is shared by all that has
-   * gathered meanwhile.
+   * How many calls of `store` may be under way at once. One that answers each task by itself is fastest with many, one
+   * that commits to a disk with few, each of which takes what has gathered meanwhile.
    */
   readonly writes: number
   /**

@@ -67,6 +67,9 @@ const CHECKS: Checks<BullmqOptions> = {
   retain: retention
 }
 
+/** Transactions that store tasks at the same time. */
+const POSTGRES_WRITES = 2
+
 /** Milliseconds in which one and the same trouble is logged once. */
 const LOG_INTERVAL = 10_000
 
@@ -99,8 +102,6 @@ export function bullmq (options: BullmqOptions): TaskBackend {
 }
 
 class BullmqBackend implements TaskBackend {
-  /** What a write costs by itself, a commit to the disk or a transaction of the driver, is shared by more tasks then. */
-  readonly writes = 2
   readonly #options: BullmqOptions & typeof DEFAULTS
   readonly #postgres: boolean
   readonly #retain: typeof RETAIN
@@ -121,6 +122,11 @@ class BullmqBackend implements TaskBackend {
     if (isCluster(connection) && !/\{[^}]+\}/.test(prefix + queue)) {
       throw new FST_BGT_INVALID_OPTION('prefix', "one with a part in braces, such as '{bull}', for a cluster", received(options.prefix))
     }
+  }
+
+  /** Redis works off one command after the other, whoever waits for it; Postgres commits each write to the disk. */
+  get writes (): number {
+    return this.#postgres ? POSTGRES_WRITES : Infinity
   }
 
   get name (): string {
@@ -209,13 +215,7 @@ class BullmqBackend implements TaskBackend {
   }
 
   async #storeInRedis (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    const singles = batches.filter(({ length }) => length === 1).flat()
-    const stored = this.#wholly(singles, () => this.#storeInPipeline(singles))
-    return Promise.all(batches.map(async tasks => {
-      if (tasks.length !== 1) return this.#wholly(tasks, () => this.#storeInTransaction(tasks))
-      const ids = await stored
-      return ids instanceof Error ? ids : [ids.shift() as string]
-    }))
+    return Promise.all(batches.map(tasks => this.#wholly(tasks, () => tasks.length === 1 ? this.#storeOne(tasks[0]!) : this.#storeInTransaction(tasks))))
   }
 
   /** Redis does not undo what it did before a command failed: what it may have is taken out again. */
@@ -230,9 +230,11 @@ class BullmqBackend implements TaskBackend {
     }
   }
 
-  async #storeInPipeline (tasks: StoredTask[]): Promise<string[]> {
-    const jobs = await this.#queue.addBulk(tasks.map(task => newJob(task, this.#retain)))
-    return jobs.map(({ id }) => id as string)
+  /** A command of its own: those of one turn of the event loop travel together, and a pipeline would cost more than it saves. */
+  async #storeOne (task: StoredTask): Promise<string[]> {
+    const { name, data, opts } = newJob(task, this.#retain)
+    const job = await this.#queue.add(name, data, opts)
+    return [job.id as string]
   }
 
   async #storeInTransaction (tasks: StoredTask[]): Promise<string[]> {
