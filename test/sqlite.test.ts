@@ -240,6 +240,26 @@ test('old tasks and those that are too many go', { skip: noSqlite }, async t => 
   t.ok(await until('the cancelled one is gone', async () => await backend.find(cancelled.id) === null), 'as old ones as the option says')
 })
 
+test('a worker that has nothing to do, and nothing to remove any more, writes nothing', { skip: noSqlite }, async t => {
+  const { StatementSync } = process.getBuiltinModule('node:sqlite' as never) as { StatementSync: { prototype: { run (...values: unknown[]): unknown } } }
+  const { run } = StatementSync.prototype
+  let runs = 0
+  StatementSync.prototype.run = function (...values) {
+    runs++
+    return run.apply(this, values)
+  }
+  t.teardown(() => { StatementSync.prototype.run = run })
+  const { backend } = await open(t, { file: ':memory:', retain: { completed: { age: 1_000, count: 0 } } })
+  await backend.work(1, async () => ({ state: 'completed', result: undefined }))
+  const task = stored()
+  await backend.store([[task]])
+  await until('it is removed', async () => await backend.find(task.id) === null)
+  await sleep(100)
+  const before = runs
+  await sleep(2_500)
+  t.equal(runs, before)
+})
+
 test('many old tasks go soon, and a few at a time: they hold the thread', { skip: noSqlite }, async t => {
   const file = newFile(t)
   const { backend } = await open(t, { file, retain: { completed: { age: 1_000_000, count: 10 }, failed: { age: 1, count: 10_000 } } })

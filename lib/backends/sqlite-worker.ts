@@ -70,6 +70,7 @@ export class SqliteWorker {
   #pollTimer: NodeJS.Timeout | undefined
   #renewTimer: NodeJS.Timeout | undefined
   #pruneTimer: NodeJS.Timeout | undefined
+  #pruning: Promise<void> = Promise.resolve()
   /** When each trouble was logged last. */
   readonly #troubles = new Map<string, number>()
 
@@ -278,23 +279,14 @@ export class SqliteWorker {
     this.#pruneTimer ??= setTimeout(() => this.#prune(), PRUNE_DELAY).unref()
   }
 
-  async #prune (): Promise<void> {
-    let some = false
-    try {
-      some = await this.#pruneAll()
-    } catch (error) {
-      this.#failed(error)
-    }
+  #prune (): void {
     this.#pruneTimer = undefined
-    // What has settled meanwhile may be too many again.
-    if (some) this.#pruneLater()
+    // One after the other: two at once would hold the thread for twice as long.
+    this.#pruning = this.#pruning.then(() => this.#pruneAll()).catch(this.#failed)
   }
 
-  /**
-   * In as many transactions as it takes, each of which holds the thread for a moment.
-   * @returns whether there was something to remove
-   */
-  async #pruneAll (): Promise<boolean> {
+  /** In as many transactions as it takes, each of which holds the thread for a moment. */
+  async #pruneAll (): Promise<void> {
     const { completed, failed } = this.#options.retain
     const now = Date.now()
     let surplus = await this.#connection.read(() => [
@@ -302,11 +294,9 @@ export class SqliteWorker {
       this.#table.surplus('failed', now - failed.age * 1_000, failed.count),
       this.#table.surplus('cancelled', now - failed.age * 1_000, failed.count)
     ])
-    const some = surplus.length !== 0
     while (surplus.length !== 0 && !this.#closed) {
       surplus = await this.#connection.write(() => surplus.filter(some => this.#table.prune(some)))
     }
-    return some
   }
 
   pause (): void {
