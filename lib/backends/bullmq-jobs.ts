@@ -33,7 +33,8 @@ const FINISHED: Record<string, TaskState> = { ...UNFINISHED, completed: 'complet
 /** The lists of the queue that are listed, in the order it is asked for them. */
 export const LISTED = ['running', 'waiting', 'delayed', 'failed'] as const
 
-export function newJob (task: StoredTask, retain: typeof RETAIN): NewJob {
+/** @param retain what BullMQ is to keep of settled tasks; everything, if that is seen to elsewhere */
+export function newJob (task: StoredTask, retain: typeof RETAIN | null): NewJob {
   const { id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe, carrier } = task
   return {
     name,
@@ -45,8 +46,7 @@ export function newJob (task: StoredTask, retain: typeof RETAIN): NewJob {
       delay: Math.ceil(delay),
       ...(backoff === null ? {} : { backoff: { ...backoff, delay: Math.ceil(backoff.delay) } }),
       ...(dedupe === null ? {} : { deduplication: { id: dedupe } }),
-      removeOnComplete: retain.completed,
-      removeOnFail: retain.failed
+      ...(retain === null ? {} : { removeOnComplete: retain.completed, removeOnFail: retain.failed })
     }
   }
 }

@@ -8,6 +8,7 @@ import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './backend'
 import { isClient, isCluster, isPool, isPostgres, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
+import { Pruning } from './bullmq-pruning'
 import { RETAIN, retention, type Retention } from './retention'
 
 export type { Retention } from './retention'
@@ -48,7 +49,7 @@ export interface BullmqOptions {
    */
   maxCrashes?: number
   /**
-   * How long settled tasks can be found: seconds, and how many.
+   * How long settled tasks can be found: seconds, and how many. In Postgres a worker removes the others every 15 s.
    * @default { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
    */
   retain?: { completed?: Retention, failed?: Retention }
@@ -108,6 +109,7 @@ class BullmqBackend implements TaskBackend {
   #bullmq!: typeof import('bullmq')
   #queue!: Queue<JobData>
   #worker: Worker<JobData> | null = null
+  #pruning: Pruning | null = null
   #log!: FastifyBaseLogger
   #logs!: LogOf
   readonly #postgresConnections = new PostgresConnections()
@@ -198,15 +200,14 @@ class BullmqBackend implements TaskBackend {
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    return this.#postgres ? this.#storeInPostgres(batches) : this.#storeInRedis(batches)
+    return this.#postgres ? this.#storeInPostgres(batches) : Promise.all(batches.map(tasks => this.#storeInRedis(tasks)))
   }
 
   /** All in one statement. */
   async #storeInPostgres (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
     try {
-      const jobs = await this.#queue.addBulk(batches.flat().map(task => newJob(task, this.#retain)))
-      let from = 0
-      return batches.map(({ length }) => jobs.slice(from, (from += length)).map(job => job.id as string))
+      const ids = await this.#storeTogether(batches.flat())
+      return batches.map(({ length }) => ids.splice(0, length))
     } catch (error) {
       // What is in one of the batches may be at fault, and the others must not be refused for it.
       if (batches.length === 1 || !DATA_ERROR.test(String((error as { code?: unknown }).code))) throw error
@@ -214,32 +215,26 @@ class BullmqBackend implements TaskBackend {
     }
   }
 
-  async #storeInRedis (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    return Promise.all(batches.map(tasks => this.#wholly(tasks, () => tasks.length === 1 ? this.#storeOne(tasks[0]!) : this.#storeInTransaction(tasks))))
-  }
-
-  /** Redis does not undo what it did before a command failed: what it may have is taken out again. */
-  async #wholly (tasks: StoredTask[], store: () => Promise<string[]>): Promise<string[] | Error> {
+  /** A command, or a transaction, for each request: one that fails, fails alone. */
+  async #storeInRedis (tasks: StoredTask[]): Promise<string[] | Error> {
     try {
-      return await store()
+      return await this.#storeTogether(tasks)
     } catch (error) {
-      // A server that cannot be reached has its reasons to refuse this too.
-      // One with a dedupe id may by now be the task of somebody else's 2xx.
+      // Redis does not undo what it did before a command failed: what it may have is taken out again. A server that cannot
+      // be reached has its reasons to refuse this too. One with a dedupe id may by now be the task of somebody else's 2xx.
       for (const { id, dedupe } of tasks) if (dedupe === null) this.#queue.remove(id).catch(() => {})
       return error as Error
     }
   }
 
-  /** A command of its own: those of one turn of the event loop travel together, and a pipeline would cost more than it saves. */
-  async #storeOne (task: StoredTask): Promise<string[]> {
-    const { name, data, opts } = newJob(task, this.#retain)
-    const job = await this.#queue.add(name, data, opts)
-    return [job.id as string]
-  }
-
-  async #storeInTransaction (tasks: StoredTask[]): Promise<string[]> {
-    const entries = tasks.map(task => {
-      const { name, data, opts } = newJob(task, this.#retain)
+  /** All or none. `addBulk` would be neither with Redis, and in Postgres make two tables for each call (BullMQ 6.7). */
+  async #storeTogether (tasks: StoredTask[]): Promise<string[]> {
+    const jobs = tasks.map(task => newJob(task, this.#postgres ? null : this.#retain))
+    if (jobs.length === 1) {
+      const { name, data, opts } = jobs[0]!
+      return [(await this.#queue.add(name, data, opts)).id as string]
+    }
+    const entries = jobs.map(({ name, data, opts }) => {
       const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
       return { queueName: this.#queue.name, prefix: this.#queue.opts.prefix as string, jobData: job.asJSON(), jobId: job.id as string, parentKeyOpts: {} }
     })
@@ -272,6 +267,7 @@ class BullmqBackend implements TaskBackend {
       }
     })
     await this.#worker.waitUntilReady()
+    if (this.#postgres) this.#pruning = new Pruning(this.#queue, this.#retain, error => this.#inTrouble(error))
   }
 
   #logOf (job: TaskJob | undefined): FastifyBaseLogger {
@@ -395,6 +391,7 @@ class BullmqBackend implements TaskBackend {
   async close (ms: number): Promise<void> {
     // A server that does not answer would keep both waiting, and the process alive.
     const timer = setTimeout(() => this.#disconnect(), ms)
+    this.#pruning?.stop()
     try {
       await this.#worker?.close()
       await this.#queue?.close()
