@@ -3,6 +3,13 @@ import type { RequestTasks } from './request-tasks'
 import { handOver } from './store'
 import { COLLECTING, FAILED, type Task } from './task'
 
+/** Tasks on their way to the backend. */
+interface Way {
+  readonly tasks: Task[]
+  /** Rejects when they have not arrived; then they are collected again. */
+  readonly end: Promise<void>
+}
+
 /**
  * The tasks of one request that go to the backend. They are kept apart from the others, because they are stored before
  * the reply is sent, all at once, and have no place in the request's line.
@@ -10,10 +17,7 @@ import { COLLECTING, FAILED, type Task } from './task'
 export class DurableTasks {
   readonly #request: RequestTasks
   #collected: Task[] = []
-  /** Tasks on their way to the backend. */
-  #underWay: Task[] = []
-  /** Those ways: each resolves when its tasks have arrived, or are collected again. */
-  readonly #ways = new Set<Promise<void>>()
+  #ways: Way[] = []
   /** Why the reply has become a 503. Its error page does not try, and wait, once more. */
   #refused: Error | null = null
   /** Why tasks were lost that somebody may still ask for by `flush`. */
@@ -27,11 +31,11 @@ export class DurableTasks {
 
   /** Whether there is something that a reply would have to wait for. */
   get waiting (): boolean {
-    return this.#collected.length !== 0 || this.#ways.size !== 0
+    return this.#collected.length !== 0 || this.#ways.length !== 0
   }
 
   * tasks (): Generator<Task> {
-    yield * this.#underWay
+    for (const way of this.#ways) yield * way.tasks
     yield * this.#collected
   }
 
@@ -46,19 +50,18 @@ export class DurableTasks {
 
   /**
    * Stores what the request's outcome, as it stands, lets run; drops the rest.
-   * @throws FST_BGT_STORE_FAILED: then they are collected, as they were before
+   * @throws FST_BGT_STORE_FAILED (as a rejection): then they are collected, as they were before
    */
-  async store (outcome: Outcome): Promise<void> {
+  store (outcome: Outcome): Promise<void> {
     // What the handler has begun to store, and did not wait for.
-    while (this.#ways.size !== 0) await Promise.all(this.#ways)
+    return this.#ways.length === 0 ? this.#storeCollected(outcome) : this.#arrivals().then(() => this.#storeCollected(outcome))
+  }
+
+  #storeCollected (outcome: Outcome): Promise<void> {
     const tasks = this.#take((task, beforeError) => this.#request.admits(task, outcome, beforeError))
-    if (this.#refused !== null) return this.#fail(tasks, this.#refused)
-    try {
-      await this.#handOver(tasks)
-    } catch (error) {
-      this.#refused = error as Error
-      throw error
-    }
+    if (this.#refused === null) return this.#send(tasks, true)
+    this.#fail(tasks, this.#refused)
+    return Promise.resolve()
   }
 
   /**
@@ -66,14 +69,19 @@ export class DurableTasks {
    * @throws FST_BGT_STORE_FAILED
    */
   async flush (): Promise<void> {
-    while (this.#ways.size !== 0) await Promise.all(this.#ways)
+    await this.#arrivals()
     await this.#storeReleasable()
     const lost = this.#lost
     this.#lost = null
     if (lost !== null) throw lost
   }
 
-  async #storeReleasable (): Promise<void> {
+  /** Waits until nothing is on its way, whether it has arrived or not. */
+  async #arrivals (): Promise<void> {
+    while (this.#ways.length !== 0) await Promise.allSettled(this.#ways.map(({ end }) => end))
+  }
+
+  #storeReleasable (): Promise<void> {
     const others: Task[] = []
     const tasks = this.#take((task, beforeError) => {
       if (!beforeError && this.#request.isReleasable(task)) return true
@@ -81,7 +89,7 @@ export class DurableTasks {
       return false
     })
     this.#collected.push(...others)
-    await this.#handOver(tasks)
+    return this.#send(tasks, false)
   }
 
   /** Stores at once, for a request that is released. What fails is tried once more with the reply, if that is to come. */
@@ -93,7 +101,7 @@ export class DurableTasks {
   storeLate (outcome: Outcome): void {
     // What is added after the error page has a try of its own.
     this.#refused = null
-    this.store(outcome).catch(error => this.#fail(this.#take(() => true), error))
+    if (this.waiting) this.store(outcome).catch(error => this.#fail(this.#take(() => true), error))
   }
 
   #take (admits: (task: Task, beforeError: boolean) => boolean): Task[] {
@@ -102,17 +110,22 @@ export class DurableTasks {
     return collected.filter(task => task.status === COLLECTING && admits(task, this.#beforeError?.has(task) ?? false))
   }
 
-  async #handOver (tasks: Task[]): Promise<void> {
-    if (tasks.length === 0) return
-    this.#underWay.push(...tasks)
-    const arrived = handOver(tasks, this.#request.runtime)
-    const way = arrived.catch(() => { this.#collected.unshift(...tasks.filter(task => task.status === COLLECTING)) }).finally(() => {
-      this.#underWay = this.#underWay.filter(task => !tasks.includes(task))
-      this.#ways.delete(way)
+  /** @param reply whether the reply waits for it */
+  #send (tasks: Task[], reply: boolean): Promise<void> {
+    if (tasks.length === 0) return Promise.resolve()
+    const end = handOver(tasks, this.#request.runtime).then(() => this.#leave(way), error => {
+      this.#leave(way)
+      this.#collected.unshift(...tasks.filter(task => task.status === COLLECTING))
+      if (reply) this.#refused = error
+      throw error
     })
-    this.#ways.add(way)
-    await way
-    await arrived
+    const way: Way = { tasks, end }
+    this.#ways.push(way)
+    return end
+  }
+
+  #leave (way: Way): void {
+    this.#ways = this.#ways.filter(other => other !== way)
   }
 
   #fail (tasks: Task[], error: Error): void {

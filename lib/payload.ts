@@ -51,8 +51,9 @@ function checkMembers (task: string, value: object, keys: Key[], parents: object
       check(task, value[index], keys, parents)
     }
   } else {
-    for (const [key, property] of Object.entries(Object.getOwnPropertyDescriptors(value))) {
+    for (const key of Object.getOwnPropertyNames(value)) {
       keys[depth - 1] = key
+      const property = Object.getOwnPropertyDescriptor(value, key) as PropertyDescriptor
       // JSON does not see the one and asks the other, who may answer otherwise next time.
       if (!property.enumerable || property.get !== undefined) throw new FST_BGT_INVALID_PAYLOAD(task, pathOf(keys), 'a hidden or computed property')
       check(task, property.value, keys, parents)

@@ -56,6 +56,12 @@ class Batch {
 /** At most so many tasks a write, unless a single request has more: a server must not be held up for long. */
 const MAX_WRITE = 1_000
 
+/**
+ * Where a backend takes any number of writes, so many requests do not wait for the others of their turn: its server has
+ * something to do then while this process goes on.
+ */
+const EARLY_WRITE = 16
+
 /** What ids look like; whoever asks for another one, perhaps from a URL, shall not reach other things that a server keeps. */
 const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/
 
@@ -140,7 +146,8 @@ export class Store {
       this.#waiting.push(batch)
       if (this.#open) {
         this.#arm(batch)
-        this.#schedule()
+        if (this.#waiting.length >= EARLY_WRITE && this.#backend.writes === Infinity) this.#write()
+        else this.#schedule()
       }
     }
     return batch.stored
@@ -305,38 +312,39 @@ export function isDurable (task: Task, runtime: Runtime): boolean {
  * Hands tasks over to the backend. When that has them they are settled here, as `stored`.
  * @throws FST_BGT_STORE_FAILED: then they are collected, as they were before
  */
-export async function handOver (tasks: Task[], runtime: Runtime): Promise<void> {
-  const { ledger, report } = runtime
+export function handOver (tasks: Task[], runtime: Runtime): Promise<void> {
   const store = runtime.store as Store
   const lines = tasks.map(task => task.line as Line)
   for (const task of tasks) {
-    ledger.move(task, PENDING)
+    runtime.ledger.move(task, PENDING)
     task.extra.store = store
     task.extra.requestId = (task.line as Line).requestId
   }
   const stored = store.add(tasks.map(toStored))
   for (const task of tasks) task.extra.way = stored
-  let ids: string[]
-  try {
-    ids = await stored
-  } catch (error) {
-    for (const task of tasks) {
-      if (task.status === PENDING) ledger.move(task, COLLECTING)
-      propagation()?.refused(task, error)
-    }
-    throw error
-  }
+  return stored.then(ids => arrived(tasks, lines, ids, runtime), error => notArrived(tasks, error, runtime))
+}
+
+function arrived (tasks: Task[], lines: Line[], ids: string[], { store, report }: Runtime): void {
   tasks.forEach((task, index) => {
     const line = lines[index] as Line
     if (task.isSettled) {
       // Called off, or replaced, while it was on its way.
-      store.cancel(task.ownId, task.name, line.requestId).catch(error => report.notCalledOff(task, line, error))
+      store!.cancel(task.ownId, task.name, line.requestId).catch(error => report.notCalledOff(task, line, error))
     } else if (ids[index] === task.ownId) {
       line.settle(task, STORED)
     } else {
       line.drop(task, `its dedupe id is taken by task ${ids[index]}`)
     }
   })
+}
+
+function notArrived (tasks: Task[], error: unknown, { ledger }: Runtime): never {
+  for (const task of tasks) {
+    if (task.status === PENDING) ledger.move(task, COLLECTING)
+    propagation()?.refused(task, error)
+  }
+  throw error
 }
 
 function toStored (task: Task): StoredTask {

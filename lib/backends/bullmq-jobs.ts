@@ -7,8 +7,10 @@ import type { RETAIN } from './retention'
 
 /* How a task is a job of BullMQ, and a job a task. */
 
-/** What a job's data holds beside what BullMQ has a place of its own for. */
-export interface JobData extends Pick<StoredTask, 'label' | 'payload' | 'requestId' | 'timeout' | 'dedupe' | 'carrier'> {}
+/** What a job's data holds beside what BullMQ has a place of its own for. Most of it most tasks do not have: it is left out. */
+export type JobData = {
+  [field in 'label' | 'payload' | 'requestId' | 'timeout' | 'dedupe' | 'carrier']?: NonNullable<StoredTask[field]> | undefined
+}
 
 export type TaskJob = Job<JobData>
 
@@ -38,12 +40,20 @@ export function newJob (task: StoredTask, retain: typeof RETAIN | null): NewJob 
   const { id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe, carrier } = task
   return {
     name,
-    data: { label, payload, requestId, timeout, dedupe, carrier },
+    // JSON passes over what is undefined.
+    data: {
+      label: label === name ? undefined : label,
+      payload: payload ?? undefined,
+      requestId: requestId ?? undefined,
+      timeout: timeout === 0 ? undefined : timeout,
+      dedupe: dedupe ?? undefined,
+      carrier: carrier ?? undefined
+    },
     opts: {
       jobId: id,
       attempts,
       // Postgres takes no fractions.
-      delay: Math.ceil(delay),
+      ...(delay === 0 ? {} : { delay: Math.ceil(delay) }),
       ...(backoff === null ? {} : { backoff: { ...backoff, delay: Math.ceil(backoff.delay) } }),
       ...(dedupe === null ? {} : { deduplication: { id: dedupe } }),
       ...(retain === null ? {} : { removeOnComplete: retain.completed, removeOnFail: retain.failed })
@@ -51,9 +61,14 @@ export function newJob (task: StoredTask, retain: typeof RETAIN | null): NewJob 
   }
 }
 
+function labelOf ({ name, data }: TaskJob): string {
+  return data.label ?? name
+}
+
 /** The task of a job that a worker has been handed. It is BullMQ that knows when it is due again. */
 export function storedTask (job: TaskJob): StoredTask {
-  const { id, name, data: { label, payload, requestId, timeout, dedupe, carrier = null }, opts: { attempts = 1 } } = job
+  const { id, name, data: { payload = null, requestId = null, timeout = 0, dedupe = null, carrier = null }, opts: { attempts = 1 } } = job
+  const label = labelOf(job)
   return { id: id as string, name, label, payload, requestId, attempts, backoff: null, delay: 0, timeout, dedupe, carrier }
 }
 
@@ -90,7 +105,7 @@ export function taskInfo (job: TaskJob, state: TaskState): TaskInfo {
   const cancelled = state === 'failed' && job.failedReason === CANCELLED
   return {
     id: job.id as string,
-    name: job.data.label,
+    name: labelOf(job),
     state: cancelled ? 'cancelled' : state,
     attempts: state === 'running' ? job.attemptsMade + 1 : job.attemptsMade,
     progress: job.progress === 0 ? undefined : job.progress,
@@ -100,13 +115,13 @@ export function taskInfo (job: TaskJob, state: TaskState): TaskInfo {
 }
 
 export function listedTask (job: TaskJob, list: typeof LISTED[number]): ListedTask {
-  const { id, name, data: { label, payload, requestId }, opts: { attempts = 1 }, attemptsMade, timestamp, delay } = job
+  const { id, name, data: { payload = null, requestId = null }, opts: { attempts = 1 }, attemptsMade, timestamp, delay } = job
   const state = list === 'delayed' && attemptsMade > 0 ? 'retrying' : list
   const since = { running: job.processedOn, waiting: timestamp + delay, delayed: timestamp, retrying: job.processedOn, failed: job.finishedOn }[state]
   return {
     id: id as string,
     name,
-    label,
+    label: labelOf(job),
     payload,
     requestId,
     attempts,
@@ -129,5 +144,5 @@ function errorOf (job: TaskJob): Error {
 
 /** A task as log lines show it. */
 export function loggedTask (job: TaskJob | undefined): { id: string | undefined, name: string } | undefined {
-  return job && { id: job.id, name: job.data.label }
+  return job && { id: job.id, name: labelOf(job) }
 }

@@ -6,7 +6,7 @@ import { reasonOf, received } from '../received'
 import type { LogOf } from '../request-log'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './backend'
-import { isClient, isCluster, isPool, isPostgres, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
+import { isClient, isCluster, isPool, isPostgres, joinWrites, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
 import { Pruning } from './bullmq-pruning'
 import { RETAIN, retention, type Retention } from './retention'
@@ -110,6 +110,8 @@ class BullmqBackend implements TaskBackend {
   #queue!: Queue<JobData>
   #worker: Worker<JobData> | null = null
   #pruning: Pruning | null = null
+  /** That of ioredis, for what BullMQ leaves to it. */
+  #client: object = {}
   #log!: FastifyBaseLogger
   #logs!: LogOf
   readonly #postgresConnections = new PostgresConnections()
@@ -151,6 +153,7 @@ class BullmqBackend implements TaskBackend {
     }
     this.#queue.on('error', error => this.#inTrouble(error))
     await this.#queue.waitUntilReady()
+    if (!this.#postgres) this.#client = await (this.#queue.getBackend() as unknown as { client: Promise<object> }).client
   }
 
   /** BullMQ leaves the tables of a ready pool to its owner. The pool's search path decides where they are. */
@@ -200,7 +203,9 @@ class BullmqBackend implements TaskBackend {
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    return this.#postgres ? this.#storeInPostgres(batches) : Promise.all(batches.map(tasks => this.#storeInRedis(tasks)))
+    if (this.#postgres) return this.#storeInPostgres(batches)
+    joinWrites(this.#client)
+    return Promise.all(batches.map(tasks => this.#storeInRedis(tasks)))
   }
 
   /** All in one statement. */
