@@ -170,22 +170,32 @@ export class Store {
     this.#scheduled = true
     setImmediate(() => {
       this.#scheduled = false
-      this.#write()
+      if (this.#waiting.length !== 0) this.#write()
     })
   }
 
-  async #write (): Promise<void> {
+  #write (): void {
+    const batches = this.#takeBatches()
     this.#writing++
-    while (this.#waiting.length !== 0) {
-      const batches = this.#takeBatches()
-      this.#schedule()
-      const stored = this.#backend.store(batches.map(batch => batch.tasks)).then(results => this.#stored(batches, results), error => {
-        for (const batch of batches) this.#refuse(batch, error)
-      }).finally(() => this.#forget(batches))
-      // One that never answers must not keep the next write waiting for ever.
-      await within(this.#timeout, stored).catch(() => {})
+    this.#schedule()
+    let over = false
+    const end = () => {
+      if (over) return
+      over = true
+      clearTimeout(timer)
+      this.#writing--
+      // Before the replies: the server has something to do while they are sent.
+      if (this.#writing + 1 === this.#backend.writes && this.#waiting.length !== 0) this.#write()
     }
-    this.#writing--
+    // One that never answers must not keep the next write waiting for ever.
+    const timer = setTimeout(end, this.#timeout)
+    this.#backend.store(batches.map(batch => batch.tasks)).then(results => {
+      end()
+      this.#stored(batches, results)
+    }, error => {
+      end()
+      for (const batch of batches) this.#refuse(batch, error)
+    }).finally(() => this.#forget(batches))
   }
 
   #takeBatches (): Batch[] {
