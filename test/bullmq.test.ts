@@ -32,7 +32,7 @@ async function works (t: Test, options: BullmqOptions): Promise<void> {
 test('options are checked', async t => {
   const connection = 'redis://localhost'
   t.throws(() => bullmq({ connection, que: 'x' } as never), { code: 'FST_BGT_UNKNOWN_OPTION', message: /'que'; the options are connection, prefix, queue/ })
-  for (const wrong of [{ prefix: 5 }, { queue: '' }, { lockDuration: '1s' }, { maxCrashes: -1 }, { retain: null }]) {
+  for (const wrong of [{ prefix: 5 }, { queue: '' }, { lockDuration: '1s' }, { lockDuration: 0 }, { stalledInterval: 0.5 }, { maxCrashes: -1 }, { retain: null }]) {
     t.throws(() => bullmq({ connection, ...wrong } as never), { code: 'FST_BGT_INVALID_OPTION' }, JSON.stringify(wrong))
   }
 })

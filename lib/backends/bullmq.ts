@@ -1,6 +1,6 @@
 import type { Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
-import { checkOptions, count, milliseconds, text, type Checks } from '../check-options'
+import { checkOptions, count, period, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { reasonOf, received } from '../received'
 import type { LogOf } from '../request-log'
@@ -62,8 +62,8 @@ const CHECKS: Checks<BullmqOptions> = {
   connection: ['a URL, options or a client', value => value !== ''],
   prefix: text,
   queue: text,
-  lockDuration: milliseconds,
-  stalledInterval: milliseconds,
+  lockDuration: period,
+  stalledInterval: period,
   maxCrashes: count,
   retain: retention
 }

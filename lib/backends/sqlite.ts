@@ -1,9 +1,8 @@
 import { resolve } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
-import { checkOptions, count, text, type Check, type Checks } from '../check-options'
+import { checkOptions, count, period, text, type Checks } from '../check-options'
 import type { LogOf } from '../request-log'
 import type { TaskInfo } from '../task-index'
-import { MAX_TIMER } from '../task-options'
 import type { Deliver, StoredTask, TaskBackend, TaskList } from './backend'
 import { RETAIN, retention, type Retention } from './retention'
 import { Connection } from './sqlite-connection'
@@ -48,8 +47,6 @@ export interface SqliteOptions {
 }
 
 const DEFAULTS = { lockDuration: 30_000, maxCrashes: 5, pollInterval: 500, busyTimeout: 2_000, retain: {} }
-
-const period: Check = [`a number of milliseconds from 1 to ${MAX_TIMER}`, value => typeof value === 'number' && value >= 1 && value <= MAX_TIMER]
 
 const CHECKS: Checks<SqliteOptions> = {
   file: ["the path of a file, or ':memory:'", text[1]],
