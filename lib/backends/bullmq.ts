@@ -7,6 +7,7 @@ import type { LogOf } from '../request-log'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './backend'
 import { isClient, isCluster, isPool, isPostgres, joinWrites, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
+import { retryingDeadlocks } from './bullmq-deadlocks'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
 import { Pruning } from './bullmq-pruning'
 import { RETAIN, retention, type Retention } from './retention'
@@ -145,7 +146,7 @@ class BullmqBackend implements TaskBackend {
     if (this.#postgres) {
       const { createPostgresBackend, withBackend } = this.#bullmq
       if (isPool(connection)) await this.#migrate(connection)
-      this.#queue = new (withBackend(createPostgresBackend).Queue)(queue, { connection: this.#postgresConnection() as never }) as unknown as Queue
+      this.#queue = new (withBackend(retryingDeadlocks(createPostgresBackend)).Queue)(queue, { connection: this.#postgresConnection() as never }) as unknown as Queue
     } else {
       // A request must hear at once that Redis is away: without these, commands wait for it to come back.
       const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })
@@ -257,7 +258,7 @@ class BullmqBackend implements TaskBackend {
     // Three parameters: BullMQ makes the signal only for a processor that takes it.
     const process = (job: TaskJob, token?: string, signal?: AbortSignal) => this.#process(deliver, job, token as string, signal as AbortSignal)
     this.#worker = this.#postgres
-      ? new (withBackend(createPostgresBackend).Worker)(queue, process as never, { connection: this.#postgresConnection() as never, ...options }) as unknown as Worker
+      ? new (withBackend(retryingDeadlocks(createPostgresBackend)).Worker)(queue, process as never, { connection: this.#postgresConnection() as never, ...options }) as unknown as Worker
       : new Worker(queue, process, {
         connection: redisConnection(optionsOf(connection), { maxRetriesPerRequest: null }),
         ...(prefix === undefined ? {} : { prefix }),
