@@ -11,6 +11,7 @@ import { retryingDeadlocks } from './bullmq-deadlocks'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
 import { Pruning } from './bullmq-pruning'
 import { RETAIN, retention, type Retention } from './retention'
+import { Troubles } from './troubles'
 
 export type { Retention } from './retention'
 
@@ -72,9 +73,6 @@ const CHECKS: Checks<BullmqOptions> = {
 /** Transactions that store tasks at the same time. */
 const POSTGRES_WRITES = 2
 
-/** Milliseconds in which one and the same trouble is logged once. */
-const LOG_INTERVAL = 10_000
-
 /** What a worker says of a task that it had for longer than `lockDuration` without a sign of life. */
 const LOST = /^(?:could not renew lock for|Missing lock for|Lock mismatch for) job ([^\s.]+)/
 
@@ -116,8 +114,7 @@ class BullmqBackend implements TaskBackend {
   #log!: FastifyBaseLogger
   #logs!: LogOf
   readonly #postgresConnections = new PostgresConnections()
-  /** When each trouble was logged last. */
-  #troubles = new Map<string, number>()
+  readonly #troubles = new Troubles()
 
   constructor (options: BullmqOptions) {
     this.#options = checkOptions({ ...options, connection: options?.connection }, DEFAULTS, CHECKS)
@@ -184,23 +181,14 @@ class BullmqBackend implements TaskBackend {
 
   /** Not only a connection that fails: a server that is full, a lock that could not be renewed. */
   #inTrouble (err: Error): void {
-    if (this.#isNew(String(reasonOf(err)))) this.#log.warn({ err }, `${this.name} is in trouble`)
-  }
-
-  #isNew (trouble: string): boolean {
-    const now = Date.now()
-    // Some of them name a task: they must not gather.
-    this.#troubles = new Map([...this.#troubles].filter(([, at]) => now - at < LOG_INTERVAL))
-    if (this.#troubles.has(trouble)) return false
-    this.#troubles.set(trouble, now)
-    return true
+    if (this.#troubles.isNew(String(reasonOf(err)))) this.#log.warn({ err }, `${this.name} is in trouble`)
   }
 
   #workerFailed (err: Error): void {
     const id = LOST.exec(err.message)?.[1]
     if (id === undefined) this.#inTrouble(err)
     // Said when it is noticed, and once more when the task ends.
-    else if (this.#isNew(`lost ${id}`)) this.#logAbout(id, `${this.name}: this worker gave no sign of life for too long, and a background task of it is handed out again`)
+    else if (this.#troubles.isNew(`lost ${id}`)) this.#logAbout(id, `${this.name}: this worker gave no sign of life for too long, and a background task of it is handed out again`)
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {

@@ -8,6 +8,7 @@ import type { Deliver, DeliveryEnd, StoredTask } from './backend'
 import type { Retention } from './retention'
 import type { Connection } from './sqlite-connection'
 import { dueIn, type Claim, type Settlement, type TaskTable } from './sqlite-tasks'
+import { Troubles } from './troubles'
 
 export interface WorkerOptions {
   concurrency: number
@@ -39,9 +40,6 @@ class Held {
 /** Milliseconds after which something that the file has refused is tried again. */
 const RETRY_DELAY = 1_000
 
-/** Milliseconds in which one and the same trouble with the file is logged once. */
-const LOG_INTERVAL = 10_000
-
 /** Milliseconds after a task has settled, until old ones are looked for. */
 const PRUNE_DELAY = 1_000
 
@@ -71,8 +69,7 @@ export class SqliteWorker {
   #renewTimer: NodeJS.Timeout | undefined
   #pruneTimer: NodeJS.Timeout | undefined
   #pruning: Promise<void> = Promise.resolve()
-  /** When each trouble was logged last. */
-  readonly #troubles = new Map<string, number>()
+  readonly #troubles = new Troubles()
 
   constructor (connection: Connection, table: TaskTable, options: WorkerOptions, log: FastifyBaseLogger, logOf: LogOf, deliver: Deliver) {
     this.#connection = connection
@@ -317,10 +314,7 @@ export class SqliteWorker {
   }
 
   readonly #failed = (err: unknown): void => {
-    const now = Date.now()
-    const { message } = err as Error
-    if (this.#closed || now - (this.#troubles.get(message) ?? -Infinity) < LOG_INTERVAL) return
-    this.#troubles.set(message, now)
+    if (this.#closed || !this.#troubles.isNew((err as Error).message)) return
     this.#log.warn({ err }, 'SQLite: the file could not be read or written')
   }
 }
