@@ -337,17 +337,18 @@ test('Postgres: a task that a worker is just taking while it is called off is le
 
 test('Postgres: a task is called off where BullMQ has other names for its table and its function', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
+  const backend = PostgresQueueBackend.prototype as unknown as { query (text: string, values: unknown[]): Promise<unknown> }
+  const { query } = backend
+  t.teardown(() => { backend.query = query })
+  let code: string | null = null
+  backend.query = function (text, values) {
+    return code !== null && text.includes('FOR UPDATE') ? Promise.reject(Object.assign(new Error('refused'), { code })) : query.call(this, text, values)
+  }
   const { app } = await createApp(t, { connection: url }, { worker: false })
   await app.ready()
   const handle = app.backgroundTasks.add(task, 1)
   await app.backgroundTasks.flush()
-  const backend = PostgresQueueBackend.prototype as unknown as { query (text: string, values: unknown[]): Promise<unknown> }
-  const { query } = backend
-  t.teardown(() => { backend.query = query })
-  let code = '57P01'
-  backend.query = function (text, values) {
-    return text.includes('FOR UPDATE') ? Promise.reject(Object.assign(new Error('refused'), { code })) : query.call(this, text, values)
-  }
+  code = '57P01'
   await t.rejects(handle.cancel(), { message: /refused/ }, 'any other error is told')
   t.match(await app.backgroundTasks.find(handle.id), { state: 'pending' })
   code = '42883'
