@@ -54,7 +54,7 @@ export class DurableTasks {
    */
   store (outcome: Outcome): Promise<void> {
     // What the handler has begun to store, and did not wait for.
-    return this.#ways.length === 0 ? this.#storeCollected(outcome) : this.#arrivals().then(() => this.#storeCollected(outcome))
+    return this.#ways.length === 0 ? this.#storeCollected(outcome) : this.#arrivals().then(() => this.store(outcome))
   }
 
   #storeCollected (outcome: Outcome): Promise<void> {
@@ -69,16 +69,17 @@ export class DurableTasks {
    * @throws FST_BGT_STORE_FAILED
    */
   async flush (): Promise<void> {
-    await this.#arrivals()
+    // Nothing may come between the last look and the take: who is second has to see what the first one has sent.
+    while (this.#ways.length !== 0) await this.#arrivals()
     await this.#storeReleasable()
     const lost = this.#lost
     this.#lost = null
     if (lost !== null) throw lost
   }
 
-  /** Waits until nothing is on its way, whether it has arrived or not. */
-  async #arrivals (): Promise<void> {
-    while (this.#ways.length !== 0) await Promise.allSettled(this.#ways.map(({ end }) => end))
+  /** Waits for what is on its way now, whether it arrives or not. */
+  #arrivals (): Promise<unknown> {
+    return Promise.allSettled(this.#ways.map(({ end }) => end))
   }
 
   #storeReleasable (): Promise<void> {

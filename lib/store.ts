@@ -69,9 +69,9 @@ const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/
 const inUse = new WeakSet<TaskBackend>()
 
 /**
- * Group commit: the requests of one turn of the event loop share a write, and while the backend has as many under way
- * as it takes, those of later turns gather, and the next write takes them all. So a request waits for two round trips
- * at the most, however many come at once.
+ * Group commit: the requests of one turn of the event loop share a write, or a few where the backend takes any number. While
+ * the backend has as many under way as it takes, those of later turns gather, and the next write takes them all. So a
+ * request waits for two round trips at the most, however many come at once.
  */
 export class Store {
   readonly #backend: TaskBackend
@@ -162,7 +162,12 @@ export class Store {
     // One that is not being written yet must not be written after it was refused.
     this.#waiting = this.#waiting.filter(other => other !== batch)
     if (this.#waiting.length === waiting) for (const { id } of batch.tasks) this.#refused.set(id, batch)
-    batch.reject(new FST_BGT_STORE_FAILED(this.#backend.name, reasonOf(cause), { cause }))
+    batch.reject(this.refusal(cause))
+  }
+
+  /** The error of tasks that the backend has not got. */
+  refusal (cause: unknown): Error {
+    return new FST_BGT_STORE_FAILED(this.#backend.name, reasonOf(cause), { cause })
   }
 
   #schedule (): void {
@@ -330,9 +335,18 @@ export function handOver (tasks: Task[], runtime: Runtime): Promise<void> {
     task.extra.store = store
     task.extra.requestId = (task.line as Line).requestId
   }
-  const stored = store.add(tasks.map(toStored))
+  const stored = send(tasks, store)
   for (const task of tasks) task.extra.way = stored
   return stored.then(ids => arrived(tasks, lines, ids, runtime), error => notArrived(tasks, error, runtime))
+}
+
+function send (tasks: Task[], store: Store): Promise<string[]> {
+  try {
+    return store.add(tasks.map(toStored))
+  } catch (error) {
+    // An instrumentation has thrown.
+    return Promise.reject(store.refusal(error))
+  }
 }
 
 function arrived (tasks: Task[], lines: Line[], ids: string[], { store, report }: Runtime): void {

@@ -84,6 +84,24 @@ test('connections to Redis', { skip: noRedis }, async t => {
   t.equal(await client.ping(), 'PONG', 'a ready client stays open')
 })
 
+test('what a turn stores goes to Redis in a few writes', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const client = new Redis(url)
+  t.teardown(() => client.disconnect())
+  const { app } = await createApp(t, { connection: client }, { worker: false })
+  await app.ready()
+  const stream = client.stream as unknown as { _writeGeneric (...args: unknown[]): void }
+  const write = stream._writeGeneric.bind(stream)
+  let writes = 0
+  stream._writeGeneric = (...args) => {
+    writes++
+    write(...args)
+  }
+  for (let n = 0; n < 50; n++) app.backgroundTasks.add(task, n)
+  await app.backgroundTasks.flush()
+  t.ok(writes <= 2, `${writes} writes`)
+})
+
 test('a ready cluster of Redis', { skip: noOwnRedis }, async t => {
   const { port } = await ownRedis(t, ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--cluster-port', String(await freePort())])
   const node = new Redis(port)

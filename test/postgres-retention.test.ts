@@ -4,39 +4,76 @@ import { test, type Test } from 'tap'
 import { defineTask } from '../index'
 import { bullmq, type BullmqOptions } from '../lib/backends/bullmq'
 import { until } from './support/conformance'
-import { createApp } from './support/server'
+import { createApp, signal } from './support/server'
 import { noPostgres, postgres } from './support/services'
 
 // Settled tasks in Postgres go when they are old or too many, and workers do not come into each other's way over it.
 
-/** The plugin looks for such tasks every 15 seconds. The test does not wait so long. */
-const { setTimeout: realSetTimeout } = globalThis
-globalThis.setTimeout = ((fn: () => void, ms: number, ...args: []) => realSetTimeout(fn, ms === 15_000 ? 20 : ms, ...args)) as typeof setTimeout
+/** The plugin looks for such tasks every 15 seconds: here, when the test says so. */
+const looks = new Map<NodeJS.Timeout, () => void>()
+const { setTimeout: realSetTimeout, clearTimeout: realClearTimeout } = globalThis
+globalThis.setTimeout = ((fn: () => void, ms: number, ...args: []) => {
+  const timer = realSetTimeout(fn, ms, ...args)
+  if (ms === 15_000) looks.set(timer, fn)
+  return timer
+}) as typeof setTimeout
+globalThis.clearTimeout = timer => {
+  looks.delete(timer as NodeJS.Timeout)
+  realClearTimeout(timer)
+}
 
-async function kept (t: Test, url: string, queue: string): Promise<() => Promise<Record<string, number>>> {
-  const client = new Client({ connectionString: url })
-  await client.connect()
-  t.teardown(() => client.end())
-  return async () => {
-    const { rows } = await client.query('SELECT state, count(*)::int AS count FROM bullmq.job WHERE queue = $1 GROUP BY state', [queue])
-    return Object.fromEntries(rows.map(({ state, count }) => [state, count]))
+function look (): void {
+  for (const [timer, fn] of [...looks]) {
+    clearTimeout(timer)
+    fn()
   }
 }
 
+/** Has so many workers look, and waits until they have. */
+async function wholeLook (workers = 1): Promise<void> {
+  await until('nobody looks', () => looks.size === workers)
+  look()
+  await until('they have looked', () => looks.size === workers)
+}
+
+async function client (t: Test, url: string): Promise<Client> {
+  const client = new Client({ connectionString: url })
+  await client.connect()
+  t.teardown(() => client.end())
+  return client
+}
+
+async function kept (client: Client, queue: string): Promise<Record<string, number>> {
+  const { rows } = await client.query('SELECT state, count(*)::int AS count FROM bullmq.job WHERE queue = $1 GROUP BY state', [queue])
+  return Object.fromEntries(rows.map(({ state, count }) => [state, count]))
+}
+
+const work = defineTask('work', async (payload?: string) => { if (payload === 'fail') throw new Error('failed') })
+
 test('as many are kept as the option says, for as long as it says', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
-  const queue = `retention-${randomUUID()}`
-  const task = defineTask('task', async (payload: string) => { if (payload === 'fail') throw new Error('failed') })
-  const options: BullmqOptions = { connection: url, queue, retain: { completed: { age: 1_000, count: 3 }, failed: { age: 0, count: 1_000 } } }
-  const { app } = await createApp(t, { tasks: [task], backend: bullmq(options) })
-  await app.ready()
-  for (let n = 0; n < 2_100; n++) app.backgroundTasks.add(task, n % 20 === 0 ? 'fail' : 'complete')
-  await app.backgroundTasks.flush()
-  const count = await kept(t, url, queue)
-  t.ok(await until('they are gone', async () => {
-    const { waiting = 0, active = 0, completed = 0, failed = 0 } = await count()
-    return waiting + active + failed === 0 && completed <= 3
-  }))
+  const other = await client(t, url)
+  for (const [retain, expected] of [
+    [{ completed: { age: 1_000, count: 3 }, failed: { age: 0.0005, count: 1_000 } }, { completed: 3 }],
+    [{ completed: { age: 0, count: 1_000 }, failed: { age: 86_400 / 7, count: 0 } }, {}],
+    [{}, { completed: 1_995, failed: 105 }]
+  ] as const) {
+    const queue = `retention-${randomUUID()}`
+    const { app } = await createApp(t, { tasks: [work], backend: bullmq({ connection: url, queue, retain }), worker: { concurrency: 50 } })
+    await app.ready()
+    for (let n = 0; n < 2_100; n++) app.backgroundTasks.add(work, n % 20 === 0 ? 'fail' : 'complete')
+    await app.backgroundTasks.flush()
+    await until('all have ended', async () => {
+      const { waiting = 0, active = 0 } = await kept(other, queue)
+      return waiting + active === 0
+    })
+    await wholeLook()
+    t.same(await kept(other, queue), expected, JSON.stringify(retain))
+    await wholeLook()
+    t.same(await kept(other, queue), expected, 'and they stay')
+    await app.close()
+    t.equal(looks.size, 0, 'nobody looks after the close')
+  }
 })
 
 test('workers that end tasks at the same time: each task runs once, and no end is lost', { skip: noPostgres }, async t => {
@@ -50,35 +87,108 @@ test('workers that end tasks at the same time: each task runs once, and no end i
   const { app } = workers[0]!
   for (let n = 0; n < 1_000; n++) app.backgroundTasks.add(task)
   await app.backgroundTasks.flush()
-  const count = await kept(t, url, queue)
-  t.ok(await until('all have ended', async () => {
-    const { waiting = 0, active = 0 } = await count()
+  const other = await client(t, url)
+  await until('all have ended', async () => {
+    look()
+    const { waiting = 0, active = 0 } = await kept(other, queue)
     return waiting + active === 0
-  }))
+  })
+  await wholeLook(3)
+  t.same(await kept(other, queue), { completed: 50 })
+  await Promise.all(workers.map(({ app }) => app.close()))
   t.equal(runs.size, 1_000)
   t.same([...runs.values()].filter(times => times !== 1), [])
   for (const { log } of workers) t.same(log.filter(({ level }) => level >= 40).map(({ msg, err }) => [msg, err?.message]), [], 'nobody is in trouble')
 })
 
+test('a failed task that somebody has run again meanwhile stays', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const queue = `retention-${randomUUID()}`
+  const { app } = await createApp(t, { tasks: [work], backend: bullmq({ connection: url, queue, retain: { failed: { age: 0, count: 0 } } }) })
+  await app.ready()
+  const { id } = app.backgroundTasks.add(work, 'fail')
+  await until('it has failed', async () => (await app.backgroundTasks.find(id))?.state === 'failed')
+  const other = await client(t, url)
+  await other.query('BEGIN')
+  await other.query("UPDATE bullmq.job SET state = 'delayed', process_at_ms = $1 WHERE queue = $2", [Date.now() + 1_000_000, queue])
+  await wholeLook()
+  await other.query('COMMIT')
+  await wholeLook()
+  t.same(await kept(other, queue), { delayed: 1 })
+  await app.close()
+})
+
+/** A ready pool that refuses, as long as it has a code, the statement that removes tasks. */
+function refusingPool (t: Test, url: string): { pool: Pool, refuse (code: string | null): void } {
+  const pool = new Pool({ connectionString: url, options: '-c search_path=bullmq' })
+  t.teardown(() => pool.end())
+  const query = pool.query.bind(pool) as (...args: unknown[]) => unknown
+  let code: string | null = null
+  Object.assign(pool, {
+    query: (text: string, ...args: unknown[]) => code !== null && /DELETE FROM job/.test(text)
+      ? Promise.reject(Object.assign(new Error('refused'), { code }))
+      : query(text, ...args)
+  })
+  return { pool, refuse: refusal => { code = refusal } }
+}
+
 test('a look that fails is logged, and the next one comes', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
   const queue = `retention-${randomUUID()}`
-  const task = defineTask('task', async () => {})
-  let failing = true
+  const { pool, refuse } = refusingPool(t, url)
+  const { app, log } = await createApp(t, { tasks: [work], backend: bullmq({ connection: pool, queue, retain: { completed: { age: 1_000, count: 0 } } }) })
+  await app.ready()
+  await app.backgroundTasks.add(work).settled()
+  refuse('57P01')
+  await wholeLook()
+  t.match(log.find(({ msg }) => msg === 'BullMQ on Postgres is in trouble'), { err: { message: 'refused' } })
+  refuse(null)
+  await wholeLook()
+  t.same(await kept(await client(t, url), queue), {})
+  await app.close()
+})
+
+test('where BullMQ has other names for its table, it removes old tasks itself', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const queue = `retention-${randomUUID()}`
+  const { pool, refuse } = refusingPool(t, url)
+  const { app, log } = await createApp(t, { tasks: [work], backend: bullmq({ connection: pool, queue, retain: { completed: { age: 0, count: 10 } } }) })
+  await app.ready()
+  await app.backgroundTasks.add(work).settled()
+  refuse('42P01')
+  await wholeLook()
+  t.same(await kept(await client(t, url), queue), {})
+  t.notOk(log.some(({ level }) => level >= 40))
+  await app.close()
+})
+
+test('a close during a look ends it, and does not tell of it', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
   const pool = new Pool({ connectionString: url, options: '-c search_path=bullmq' })
   t.teardown(() => pool.end())
-  const query = pool.query.bind(pool)
+  const query = pool.query.bind(pool) as (...args: unknown[]) => unknown
+  const looking = signal()
+  const go = signal()
   Object.assign(pool, {
-    query: (text: string | { text: string }, ...args: []) => {
-      if (failing && /get_range/.test(typeof text === 'string' ? text : text.text)) return Promise.reject(new Error('no looks now'))
-      return (query as (...args: unknown[]) => unknown)(text, ...args)
+    query: async (text: string, ...args: unknown[]) => {
+      if (!/DELETE FROM job/.test(text)) return query(text, ...args)
+      looking.resolve()
+      await go.promise
+      throw new Error('the connection has gone')
     }
   })
-  const { app, log } = await createApp(t, { tasks: [task], backend: bullmq({ connection: pool, queue, retain: { completed: { age: 1_000, count: 0 } } }) })
+  const backend = bullmq({ connection: pool, queue: `retention-${randomUUID()}` })
+  const close = backend.close.bind(backend)
+  backend.close = ms => {
+    const closing = close(ms)
+    go.resolve()
+    return closing
+  }
+  const { app, log } = await createApp(t, { tasks: [work], backend })
   await app.ready()
-  app.backgroundTasks.add(task)
-  await until('logged', () => log.some(({ msg, err }) => msg === 'BullMQ on Postgres is in trouble' && err?.message === 'no looks now'))
-  failing = false
-  const count = await kept(t, url, queue)
-  t.ok(await until('it is gone', async () => Object.keys(await count()).length === 0))
+  look()
+  await looking.promise
+  await app.close()
+  t.equal(looks.size, 0)
+  t.same(log.filter(({ level }) => level >= 40).map(({ msg, err }) => [msg, err?.message]), [])
 })

@@ -2,12 +2,14 @@ import { ReadableStream } from 'node:stream/web'
 import { Readable } from 'node:stream'
 import { test } from 'tap'
 import { defineTask, errorCodes, type BackgroundTasksOptions } from '../index'
+import { setPropagation } from '../lib/propagation'
 import { Store } from '../lib/store'
+import type { TaskHandle } from '../lib/task'
 import { MAX_TIMER } from '../lib/task-options'
 import { rawClient } from './support/client'
 import { until } from './support/conformance'
 import { createApp as createPlainApp, listen, signal, turns } from './support/server'
-import { StubBackend } from './support/stub-backend'
+import { storedTask, StubBackend } from './support/stub-backend'
 import type { Test } from 'tap'
 
 // When and how the tasks of requests are written to a backend; the server is a stub.
@@ -464,6 +466,74 @@ test('a task that is replaced while it is being written is called off in the bac
   t.ok(id === undefined || backend.cancelled.length === 1)
   await until('called off', () => backend.cancelled.length === 1)
   await until('logged', () => log.find(({ msg }) => msg === 'background task could not be called off in the backend'))
+})
+
+test('two that store at the same time: the second one waits for what the first one has taken', async t => {
+  const { app, backend } = await createApp(t)
+  const refuse = async () => { throw new Error('down') }
+  app.get('/reply', async request => {
+    request.backgroundTasks.add(task, 1)
+    request.backgroundTasks.flush()
+    await turns()
+    backend.onStore = refuse
+    request.backgroundTasks.add(task, 2)
+    request.backgroundTasks.flush().catch(() => {})
+    return 'x'
+  })
+  app.get('/twice', async request => {
+    backend.onStore = refuse
+    request.backgroundTasks.add(task, 3)
+    const flushed = await Promise.allSettled([request.backgroundTasks.flush(), request.backgroundTasks.flush()])
+    backend.onStore = async tasks => tasks.map(({ id }) => id)
+    return flushed.map(({ status }) => status)
+  })
+  let seen = ''
+  app.get('/beside', async (request, reply) => {
+    const handle = request.backgroundTasks.add(task, 4)
+    const flushed = request.backgroundTasks.flush()
+    reply.send('x')
+    await flushed
+    seen = handle.state
+    return reply
+  })
+  t.equal((await app.inject('/reply')).statusCode, 503)
+  t.same((await app.inject('/twice')).json(), ['rejected', 'rejected'])
+  t.equal((await app.inject('/beside')).statusCode, 200)
+  await until('it is flushed', () => seen !== '')
+  t.equal(seen, 'stored')
+})
+
+test('an instrumentation that throws is a write that fails', async t => {
+  const { app, backend } = await createApp(t)
+  t.teardown(() => setPropagation(null))
+  setPropagation({ inject: () => { throw new Error('no trace') }, refused: () => {}, extract: (_carrier, fn) => fn(), run: (_task, fn) => fn() })
+  const handles: TaskHandle[] = []
+  app.get('/', async request => {
+    handles.push(request.backgroundTasks.add(task, 1))
+    return 'x'
+  })
+  app.get('/hijacked', async (request, reply) => {
+    reply.hijack()
+    handles.push(request.backgroundTasks.add(task, 2))
+    reply.raw.end('x')
+  })
+  t.equal((await app.inject('/')).statusCode, 503)
+  await app.inject('/hijacked')
+  handles.push(app.backgroundTasks.add(task, 3))
+  t.same(await Promise.all(handles.map(handle => handle.settled())), ['dropped', 'failed', 'failed'])
+  t.same(backend.written, [])
+})
+
+test('where the backend takes any number of writes, many requests do not wait for the end of their turn', async t => {
+  const { app } = await createPlainApp(t)
+  const backend = new StubBackend()
+  backend.writes = Infinity
+  const store = new Store(backend, 20_000)
+  await store.open(app.log, () => app.log)
+  const stored = Array.from({ length: 40 }, (_, n) => store.add([storedTask({ name: 'x', id: String(n) })]))
+  t.same(backend.written.map(({ length }) => length), [16, 16], 'in this very turn')
+  t.same((await Promise.all(stored)).flat(), Array.from({ length: 40 }, (_, n) => String(n)))
+  t.same(backend.written.map(({ length }) => length), [16, 16, 8])
 })
 
 test('flush waits for what is on its way already, and tells if that is lost', async t => {

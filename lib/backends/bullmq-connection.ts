@@ -48,7 +48,7 @@ export function redisConnection (connection: string | object, overrides: object)
  * server each time, costs this process more than all that it does for a job.
  */
 export function joinWrites (client: object): void {
-  // A cluster has one for each node.
+  // A cluster has one for each node, and goes on without.
   const { stream } = client as { stream?: Socket | null }
   if (stream === undefined || stream === null) return
   stream.cork()

@@ -1,4 +1,5 @@
 import type { Queue } from 'bullmq'
+import { runOnTables } from './bullmq-postgres'
 import type { Retention, RETAIN } from './retention'
 
 /** Milliseconds between two looks for tasks that need not be kept any longer. */
@@ -6,6 +7,19 @@ const INTERVAL = 15_000
 
 /** Jobs that are removed in one statement. */
 const BATCH = 1_000
+
+/**
+ * BullMQ's own `clean` finds jobs by their state, and then removes them whatever that is by then (BullMQ 6.7): a failed task
+ * that somebody has run again just then would be lost. It takes no number of jobs that stay, either.
+ */
+const PRUNE = `
+  DELETE FROM job WHERE queue = $1 AND state = $2::job_state AND id IN (
+    SELECT id FROM job
+     WHERE queue = $1 AND state = $2::job_state AND (finished_at_ms <= $3 OR (finished_at_ms, seq) <= (
+       SELECT finished_at_ms, seq FROM job WHERE queue = $1 AND state = $2::job_state
+        ORDER BY finished_at_ms DESC, seq DESC OFFSET $4 LIMIT 1))
+     ORDER BY finished_at_ms LIMIT ${BATCH} FOR UPDATE SKIP LOCKED)
+  RETURNING id`
 
 /**
  * Removes settled tasks from Postgres, from time to time. BullMQ would do it with the end of each task, and there read all
@@ -32,8 +46,7 @@ export class Pruning {
 
   async #prune (): Promise<void> {
     try {
-      await this.#remove('completed', this.#retain.completed)
-      await this.#remove('failed', this.#retain.failed)
+      for (const state of ['completed', 'failed'] as const) await this.#remove(state, this.#retain[state])
     } catch (error) {
       if (!this.#stopped) this.#failed(error as Error)
     }
@@ -41,11 +54,13 @@ export class Pruning {
   }
 
   async #remove (state: 'completed' | 'failed', { age, count }: Retention): Promise<void> {
-    // The first one, from the newest on, that is too many.
-    const [surplus] = await this.#queue.getJobs([state], count, count)
-    const until = Math.max(Date.now() - age * 1_000, surplus?.finishedOn ?? 0)
+    const until = Math.max(Math.floor(Date.now() - age * 1_000), 0)
     let removed = BATCH
-    while (removed === BATCH && !this.#stopped) removed = (await this.#queue.clean(Date.now() - until, BATCH, state)).length
+    // Others may be removing the same.
+    while (removed === BATCH && !this.#stopped) {
+      const jobs = await runOnTables(this.#queue.getBackend(), PRUNE, [this.#queue.name, state, until, count])
+      removed = (jobs ?? await this.#queue.clean(Date.now() - until, BATCH, state)).length
+    }
   }
 
   stop (): void {

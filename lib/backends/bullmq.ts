@@ -7,8 +7,8 @@ import type { LogOf } from '../request-log'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './backend'
 import { isClient, isCluster, isPool, isPostgres, joinWrites, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
-import { retryingDeadlocks } from './bullmq-deadlocks'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
+import { retryingDeadlocks, runOnTables } from './bullmq-postgres'
 import { Pruning } from './bullmq-pruning'
 import { RETAIN, retention, type Retention } from './retention'
 import { Troubles } from './troubles'
@@ -87,9 +87,6 @@ const REMOVE = `
   WITH pending AS (SELECT id FROM job WHERE queue = $1 AND id = $2 AND state IN ('waiting', 'delayed') FOR UPDATE)
   SELECT remove($1, id, false) FROM pending`
 
-/** Postgres' errors of a table or a function that is not there. The first versions of BullMQ 6 had other names for theirs. */
-const UNKNOWN_NAME = /^42(P01|883)$/
-
 /** Milliseconds that a worker waits after its server has failed it, before it asks for a task again. */
 const RETRY_DELAY = 1_000
 
@@ -115,6 +112,7 @@ class BullmqBackend implements TaskBackend {
   #logs!: LogOf
   readonly #postgresConnections = new PostgresConnections()
   readonly #troubles = new Troubles()
+  #closed = false
 
   constructor (options: BullmqOptions) {
     this.#options = checkOptions({ ...options, connection: options?.connection }, DEFAULTS, CHECKS)
@@ -138,6 +136,7 @@ class BullmqBackend implements TaskBackend {
   async start (log: FastifyBaseLogger, logOf: LogOf): Promise<void> {
     this.#log = log
     this.#logs = logOf
+    this.#closed = false
     this.#bullmq = await this.#load()
     const { queue, prefix, connection } = this.#options
     if (this.#postgres) {
@@ -221,7 +220,7 @@ class BullmqBackend implements TaskBackend {
     }
   }
 
-  /** All or none. `addBulk` would be neither with Redis, and in Postgres make two tables for each call (BullMQ 6.7). */
+  /** All or none. In Redis `addBulk` may store a part of them, and in Postgres it makes two temporary tables each time (BullMQ 6.7). */
   async #storeTogether (tasks: StoredTask[]): Promise<string[]> {
     const jobs = tasks.map(task => newJob(task, this.#postgres ? null : this.#retain))
     if (jobs.length === 1) {
@@ -261,7 +260,8 @@ class BullmqBackend implements TaskBackend {
       }
     })
     await this.#worker.waitUntilReady()
-    if (this.#postgres) this.#pruning = new Pruning(this.#queue, this.#retain, error => this.#inTrouble(error))
+    // A start that was given up goes on until its server answers.
+    if (this.#postgres && !this.#closed) this.#pruning = new Pruning(this.#queue, this.#retain, error => this.#inTrouble(error))
   }
 
   #logOf (job: TaskJob | undefined): FastifyBaseLogger {
@@ -343,13 +343,8 @@ class BullmqBackend implements TaskBackend {
   /** Takes out a job that waits. Resolves with `false` if a worker has begun it meanwhile. */
   async #remove (job: TaskJob): Promise<boolean> {
     if (this.#postgres) {
-      const backend = this.#queue.getBackend() as unknown as { query (text: string, values: unknown[]): Promise<{ rows: unknown[] }> }
-      try {
-        const { rows } = await backend.query(REMOVE, [this.#queue.name, job.id])
-        return rows.length === 1
-      } catch (error) {
-        if (!UNKNOWN_NAME.test(String((error as { code?: unknown }).code))) throw error
-      }
+      const removed = await runOnTables(this.#queue.getBackend(), REMOVE, [this.#queue.name, job.id])
+      if (removed !== null) return removed.length === 1
     }
     return job.remove().then(() => true, () => false)
   }
@@ -385,6 +380,7 @@ class BullmqBackend implements TaskBackend {
   async close (ms: number): Promise<void> {
     // A server that does not answer would keep both waiting, and the process alive.
     const timer = setTimeout(() => this.#disconnect(), ms)
+    this.#closed = true
     this.#pruning?.stop()
     try {
       await this.#worker?.close()

@@ -1,10 +1,12 @@
 import type { createPostgresBackend } from 'bullmq'
 
+/* The statements of BullMQ's backend on Postgres, and those of our own beside them. */
+
 type Factory = typeof createPostgresBackend
 
-/** The part of BullMQ's backend on Postgres that all its statements go through. */
+/** What all of them go through. */
 interface Querying {
-  query (text: string, values: unknown[]): Promise<unknown>
+  query (text: string, values: unknown[]): Promise<{ rows: unknown[] }>
 }
 
 /** Postgres' error of a statement that waited for another one, which waited for it. It has undone this one. */
@@ -32,5 +34,21 @@ export function retryingDeadlocks (create: Factory): Factory {
       }
     }
     return backend
+  }
+}
+
+/** Postgres' errors of a table, a function, a column or a type that is not there. */
+const UNKNOWN_NAME = /^42(P01|883|703|704)$/
+
+/**
+ * Runs a statement on BullMQ's tables, and resolves with its rows; with `null` where BullMQ has other names for what it
+ * uses, as its first versions 6 have.
+ */
+export async function runOnTables (backend: object, text: string, values: unknown[]): Promise<unknown[] | null> {
+  try {
+    return (await (backend as Querying).query(text, values)).rows
+  } catch (error) {
+    if (UNKNOWN_NAME.test(String((error as { code?: unknown }).code))) return null
+    throw error
   }
 }
