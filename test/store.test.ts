@@ -1,5 +1,6 @@
 import { ReadableStream } from 'node:stream/web'
 import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'tap'
 import { defineTask, errorCodes, type BackgroundTasksOptions } from '../index'
 import { setPropagation } from '../lib/propagation'
@@ -87,6 +88,32 @@ test('so many writes at once as the backend takes, and no more', async t => {
   t.same(backend.written.map(({ length }) => length), [1, 1, 3])
   writes.forEach(end => end())
   for (const response of responses) t.equal((await response).statusCode, 200)
+})
+
+test('an answer that comes too late makes no room for a further write: its place has been taken', async t => {
+  const { app, backend } = await createApp(t)
+  const writes: Array<() => void> = []
+  backend.onStore = tasks => new Promise(resolve => { writes.push(() => resolve(tasks.map(({ id }) => id))) })
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 1)
+    return 'x'
+  })
+  await app.ready()
+  const first = app.inject('/')
+  await until('it is being written', () => writes.length === 1)
+  await sleep(500)
+  const second = app.inject('/')
+  t.equal((await first).statusCode, 503)
+  await until('the next one is being written', () => writes.length === 2)
+  writes[0]!()
+  const third = app.inject('/')
+  await turns()
+  t.equal(writes.length, 2)
+  writes[1]!()
+  t.equal((await second).statusCode, 200)
+  await until('the last one is being written', () => writes.length === 3)
+  writes[2]!()
+  t.equal((await third).statusCode, 200)
 })
 
 test('of the requests that share a write, one alone may be refused', async t => {

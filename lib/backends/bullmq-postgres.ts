@@ -24,15 +24,15 @@ export function retryingDeadlocks (create: Factory): Factory {
     const backend = create(name, options, more)
     const querying = backend as unknown as Querying
     const { query } = querying
-    querying.query = async (text, values) => {
-      for (let attempt = 1; ; attempt++) {
-        try {
-          return await query.call(backend, text, values)
-        } catch (error) {
-          if ((error as { code?: unknown }).code !== DEADLOCK || attempt === ATTEMPTS) throw error
-        }
+    const attempt = async (left: number, text: string, values: unknown[]): Promise<{ rows: unknown[] }> => {
+      try {
+        return await query.call(backend, text, values)
+      } catch (error) {
+        if ((error as { code?: unknown }).code !== DEADLOCK || left === 1) throw error
+        return attempt(left - 1, text, values)
       }
     }
+    querying.query = (text, values) => attempt(ATTEMPTS, text, values)
     return backend
   }
 }
