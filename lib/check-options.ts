@@ -7,15 +7,13 @@ export type Check = readonly [expected: string, accepts: (value: any) => boolean
 
 export type Checks<Options> = { readonly [name in keyof Options]-?: Check }
 
-export const milliseconds: Check = [
-  `a number of milliseconds from 0 to ${MAX_TIMER}`,
-  value => typeof value === 'number' && value >= 0 && value <= MAX_TIMER
+const millisecondsFrom = (least: number): Check => [
+  `a number of milliseconds from ${least} to ${MAX_TIMER}`,
+  value => typeof value === 'number' && value >= least && value <= MAX_TIMER
 ]
+export const milliseconds = millisecondsFrom(0)
 /** One after which something happens again: 0 would be without an end. */
-export const period: Check = [
-  `a number of milliseconds from 1 to ${MAX_TIMER}`,
-  value => typeof value === 'number' && value >= 1 && value <= MAX_TIMER
-]
+export const period = millisecondsFrom(1)
 export const limit: Check = ['a whole number from 1 on, or Infinity', value => value === Infinity || (Number.isSafeInteger(value) && value >= 1)]
 export const count: Check = ['a whole number from 0 on', value => Number.isSafeInteger(value) && value >= 0]
 export const flag: Check = ['a boolean', value => typeof value === 'boolean']

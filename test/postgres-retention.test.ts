@@ -118,31 +118,34 @@ test('a failed task that somebody has run again meanwhile stays', { skip: noPost
   await app.close()
 })
 
-/** A ready pool that refuses, as long as it has a code, the statement that removes tasks. */
-function refusingPool (t: Test, url: string): { pool: Pool, refuse (code: string | null): void } {
+/** A ready pool; what the statement that removes tasks rejects with, if the test has something for it. */
+function refusingPool (t: Test, url: string, refuse: () => Promise<Error> | null): Pool {
   const pool = new Pool({ connectionString: url, options: '-c search_path=bullmq' })
   t.teardown(() => pool.end())
   const query = pool.query.bind(pool) as (...args: unknown[]) => unknown
-  let code: string | null = null
   Object.assign(pool, {
-    query: (text: string, ...args: unknown[]) => code !== null && /DELETE FROM job/.test(text)
-      ? Promise.reject(Object.assign(new Error('refused'), { code }))
-      : query(text, ...args)
+    query: async (text: string, ...args: unknown[]) => {
+      const refusal = /DELETE FROM job/.test(text) ? refuse() : null
+      if (refusal === null) return query(text, ...args)
+      throw await refusal
+    }
   })
-  return { pool, refuse: refusal => { code = refusal } }
+  return pool
 }
+
+const refused = async (code: string) => Object.assign(new Error('refused'), { code })
 
 test('a look that fails is logged, and the next one comes', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
   const queue = `retention-${randomUUID()}`
-  const { pool, refuse } = refusingPool(t, url)
+  let failing = true
+  const pool = refusingPool(t, url, () => failing ? refused('57P01') : null)
   const { app, log } = await createApp(t, { tasks: [work], backend: bullmq({ connection: pool, queue, retain: { completed: { age: 1_000, count: 0 } } }) })
   await app.ready()
   await app.backgroundTasks.add(work).settled()
-  refuse('57P01')
   await wholeLook()
   t.match(log.find(({ msg }) => msg === 'BullMQ on Postgres is in trouble'), { err: { message: 'refused' } })
-  refuse(null)
+  failing = false
   await wholeLook()
   t.same(await kept(await client(t, url), queue), {})
   await app.close()
@@ -151,11 +154,10 @@ test('a look that fails is logged, and the next one comes', { skip: noPostgres }
 test('where BullMQ has other names for its table, it removes old tasks itself', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
   const queue = `retention-${randomUUID()}`
-  const { pool, refuse } = refusingPool(t, url)
+  const pool = refusingPool(t, url, () => refused('42P01'))
   const { app, log } = await createApp(t, { tasks: [work], backend: bullmq({ connection: pool, queue, retain: { completed: { age: 0, count: 10 } } }) })
   await app.ready()
   await app.backgroundTasks.add(work).settled()
-  refuse('42P01')
   await wholeLook()
   t.same(await kept(await client(t, url), queue), {})
   t.notOk(log.some(({ level }) => level >= 40))
@@ -164,18 +166,11 @@ test('where BullMQ has other names for its table, it removes old tasks itself', 
 
 test('a close during a look ends it, and does not tell of it', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
-  const pool = new Pool({ connectionString: url, options: '-c search_path=bullmq' })
-  t.teardown(() => pool.end())
-  const query = pool.query.bind(pool) as (...args: unknown[]) => unknown
   const looking = signal()
   const go = signal()
-  Object.assign(pool, {
-    query: async (text: string, ...args: unknown[]) => {
-      if (!/DELETE FROM job/.test(text)) return query(text, ...args)
-      looking.resolve()
-      await go.promise
-      throw new Error('the connection has gone')
-    }
+  const pool = refusingPool(t, url, () => {
+    looking.resolve()
+    return go.promise.then(() => new Error('the connection has gone'))
   })
   const backend = bullmq({ connection: pool, queue: `retention-${randomUUID()}` })
   const close = backend.close.bind(backend)

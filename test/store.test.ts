@@ -23,6 +23,19 @@ async function createApp (t: Test, options: BackgroundTasksOptions = {}, backend
   return { app, log, backend }
 }
 
+/** One task a request to `/`; each write is answered when the test calls it. */
+async function withHeldWrites (t: Test, options: BackgroundTasksOptions = {}) {
+  const { app, backend } = await createApp(t, options)
+  const writes: Array<() => void> = []
+  backend.onStore = tasks => new Promise(resolve => { writes.push(() => resolve(tasks.map(({ id }) => id))) })
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 1)
+    return 'x'
+  })
+  await app.ready()
+  return { app, backend, writes }
+}
+
 test('the reply waits until the tasks are stored', async t => {
   const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
   const written = signal()
@@ -65,15 +78,8 @@ test('one batch a request, and concurrent requests share writes', async t => {
 })
 
 test('so many writes at once as the backend takes, and no more', async t => {
-  const { app, backend } = await createApp(t, { storeTimeout: 20_000 })
+  const { app, backend, writes } = await withHeldWrites(t, { storeTimeout: 20_000 })
   backend.writes = 2
-  const writes: Array<() => void> = []
-  backend.onStore = tasks => new Promise(resolve => { writes.push(() => resolve(tasks.map(({ id }) => id))) })
-  app.get('/', async request => {
-    request.backgroundTasks.add(task, 1)
-    return 'x'
-  })
-  await app.ready()
   const responses = []
   for (const count of [1, 2]) {
     responses.push(app.inject('/'))
@@ -91,14 +97,7 @@ test('so many writes at once as the backend takes, and no more', async t => {
 })
 
 test('an answer that comes too late makes no room for a further write: its place has been taken', async t => {
-  const { app, backend } = await createApp(t)
-  const writes: Array<() => void> = []
-  backend.onStore = tasks => new Promise(resolve => { writes.push(() => resolve(tasks.map(({ id }) => id))) })
-  app.get('/', async request => {
-    request.backgroundTasks.add(task, 1)
-    return 'x'
-  })
-  await app.ready()
+  const { app, writes } = await withHeldWrites(t)
   const first = app.inject('/')
   await until('it is being written', () => writes.length === 1)
   await sleep(500)
