@@ -159,7 +159,7 @@ test('metrics: added, queue time, run time, in flight, retries, abandoned, outco
     request.backgroundTasks.add({ name: 'never', runOn: 'failure' }, () => {})
     let attempts = 0
     request.backgroundTasks.add({ name: 'flaky', attempts: 2 }, () => { if (++attempts === 1) throw new TypeError('boom') })
-    request.backgroundTasks.add({ name: 'slow', timeout: 20 }, () => gate.promise)
+    request.backgroundTasks.add({ name: 'slow', timeout: 100 }, () => gate.promise)
     return 'x'
   })
   const { url } = await listen(app)
@@ -184,7 +184,7 @@ test('metrics: added, queue time, run time, in flight, retries, abandoned, outco
   t.match(await metric('messaging.process.duration', run('flaky')), { count: 1 })
   t.match(await metric('messaging.process.duration', run('flaky', { 'error.type': 'TypeError' })), { count: 1 })
   const slow = await metric('messaging.process.duration', run('slow', { 'error.type': 'FST_BGT_TIMEOUT' })) as { sum: number }
-  t.ok(slow.sum > 0.001 && slow.sum < 10, 'in seconds; a timer may be early by what its turn of the loop had taken')
+  t.ok(slow.sum >= 0.08 && slow.sum < 10, 'a timer is early by what its turn of the loop had taken')
   t.match(telemetry_.span('process slow').events.map(({ name }) => name), ['background task abandoned', 'exception'])
   t.same(await telemetry_.attributeKeys(), [
     'background_task.state', 'error.type', 'messaging.destination.name', 'messaging.operation.name', 'messaging.system'
