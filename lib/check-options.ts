@@ -1,6 +1,8 @@
 import { FST_BGT_INVALID_OPTION, FST_BGT_UNKNOWN_OPTION } from './errors'
 import { received } from './received'
-import { MAX_TIMER } from './task-options'
+
+/** The longest wait that a timer of Node can make: 2^31 − 1 ms, 24.8 days. */
+export const MAX_TIMER = 2_147_483_647
 
 /** What an option must be, in words and as a test. */
 export type Check = readonly [expected: string, accepts: (value: any) => boolean]

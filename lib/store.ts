@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Deliver, StoredTask, TaskBackend, TaskList } from './backends/backend'
+import { MAX_TIMER } from './check-options'
 import type { Definition } from './define-task'
 import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
@@ -9,7 +10,7 @@ import type { LogOf } from './request-log'
 import type { Runtime } from './runtime'
 import { COLLECTING, PENDING, STORED, type Task } from './task'
 import type { TaskInfo } from './task-index'
-import { MAX_TIMER, type TaskSpec } from './task-options'
+import type { TaskSpec } from './task-options'
 import { writeLog } from './write-log'
 
 /** Tasks of one request that wait to be stored. */

@@ -1,3 +1,4 @@
+import { MAX_TIMER, milliseconds, type Check } from './check-options'
 import type { Definition } from './define-task'
 import { FST_BGT_INVALID_TASK, FST_BGT_INVALID_TASK_OPTION } from './errors'
 import { received } from './received'
@@ -82,21 +83,12 @@ export interface TaskSpec {
   readonly definition: Definition | null
 }
 
-/** The longest wait that a timer of Node can make: 2^31 − 1 ms, 24.8 days. */
-export const MAX_TIMER = 2_147_483_647
-
 const DEFAULTS: TaskSpec = {
   name: null, runOn: 'success', timeout: 0, attempts: 1, backoff: null, delay: 0, key: null, dedupe: null, signal: false, local: false, definition: null
 }
 
-type Check = readonly [expected: string, accepts: (value: unknown) => boolean]
-
 /** Not every store can keep a NUL, or half of a character. */
 const text: Check = ['a non-empty string of whole characters', value => typeof value === 'string' && value !== '' && !/[\0\p{Surrogate}]/u.test(value)]
-const milliseconds: Check = [
-  `a number of milliseconds from 0 to ${MAX_TIMER}`,
-  value => typeof value === 'number' && value >= 0 && value <= MAX_TIMER
-]
 
 const CHECKS: { readonly [name in keyof TaskOptions]-?: Check } = {
   name: text,

@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os'
 import type { ResourceLimits } from 'node:worker_threads'
-import { MAX_TIMER } from './task-options'
+import { MAX_TIMER } from './check-options'
 
 /** The pool of worker threads that tasks run on which are defined by their file. */
 export interface ThreadOptions {
