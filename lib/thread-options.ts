@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os'
 import type { ResourceLimits } from 'node:worker_threads'
-import { MAX_TIMER } from './check-options'
+import { milliseconds } from './check-options'
 
 /** The pool of worker threads that tasks run on which are defined by their file. */
 export interface ThreadOptions {
@@ -47,7 +47,7 @@ export function resolveThreadOptions (options: ThreadOptions): ResolvedThreadOpt
 export function isThreadOptions (value: unknown): value is ThreadOptions {
   if (typeof value !== 'object' || value === null) return false
   const { max, idleTimeout, maxQueue, resourceLimits } = resolveThreadOptions(value)
-  return isCount(max) && typeof idleTimeout === 'number' && idleTimeout >= 0 && idleTimeout <= MAX_TIMER &&
+  return isCount(max) && milliseconds[1](idleTimeout) &&
     (maxQueue === Infinity || isCount(maxQueue)) && areLimits(resourceLimits) &&
     Object.keys(value).every(name => OPTIONS.includes(name))
 }
