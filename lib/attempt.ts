@@ -16,7 +16,7 @@ export class Attempt {
   readonly task: Task
   readonly line: Line
   readonly #executor: Executor
-  readonly #spec: TaskSpec
+  readonly spec: TaskSpec
   #controller: AbortController | null = null
   #diScope: Container | undefined
   /** It waits for a thread: nothing runs of it. */
@@ -32,13 +32,13 @@ export class Attempt {
     this.#executor = executor
     this.task = task
     this.line = line
-    this.#spec = spec
+    this.spec = spec
     task.extra.attempt = this
   }
 
   start (): void {
     // The time of one that waits for a thread begins when it has it.
-    if (this.#spec.definition === null || this.#spec.definition.file === null) this.begin()
+    if (this.spec.definition === null || this.spec.definition.file === null) this.begin()
     let result
     try {
       result = this.#call()
@@ -55,7 +55,7 @@ export class Attempt {
 
   /** The function is about to be called, or loaded by its thread: lets the attempt's time begin. */
   begin (): void {
-    const { timeout } = this.#spec
+    const { timeout } = this.spec
     if (timeout === 0 || this.#ended || this.#reason !== null) return
     this.#timer = setTimeout(() => {
       const { task, line } = this
@@ -67,7 +67,7 @@ export class Attempt {
 
   #call (): unknown {
     const { task } = this
-    const { definition, signal } = this.#spec
+    const { definition, signal } = this.spec
     if (definition !== null) {
       const { file, handler } = definition
       if (file !== null) return run(task, this.line, () => (this.line.runtime.threads as Threads).run(this, file), [])
@@ -112,12 +112,12 @@ export class Attempt {
 
   /** Whether no other attempt can follow. */
   get isLast (): boolean {
-    return this.task.attempts >= this.#spec.attempts
+    return this.task.attempts >= this.spec.attempts
   }
 
   /** Whether the function has a signal to listen to. */
   get listens (): boolean {
-    return this.#spec.signal || this.#spec.definition !== null
+    return this.spec.signal || this.spec.definition !== null
   }
 
   /** Tells the function to stop. Its attempt goes on: whether it ends, and how, is still for it to say. */

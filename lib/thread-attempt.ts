@@ -1,13 +1,14 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Piscina } from 'piscina'
-import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
+import { AsyncResource } from 'node:async_hooks'
 import type { Attempt } from './attempt'
 import { FST_BGT_THREAD_DIED } from './errors'
 import { currentCarrier } from './propagation'
 import { received } from './received'
 import { describe, type TaskDescription } from './report'
 import { Snapshot } from './snapshot'
+import type { ThreadChannel } from './thread-channel'
 import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
+import type { ThreadPool } from './thread-pool'
 import { decodeThrown, encodeThrown } from './thrown'
 import { logFailed } from './write-log'
 
@@ -16,8 +17,10 @@ const GRACE = 200
 
 type Log = FastifyBaseLogger & { isLevelEnabled?: (level: LogLevel) => boolean }
 
-/** The main thread's side of an attempt that runs on a thread. */
-export class ThreadAttempt {
+/** The main thread's side of an attempt that runs on a thread, and its async context, for what the thread says. */
+export class ThreadAttempt extends AsyncResource {
+  static #count = 0
+  readonly #number = ++ThreadAttempt.#count
   readonly #attempt: Attempt
   readonly #file: string
   /** What the attempt has been given up for, or its time is over for. */
@@ -28,12 +31,12 @@ export class ThreadAttempt {
   /** Taken before the next attempt begins: that may be while this one still has its grace. */
   readonly #description: TaskDescription
   #log: FastifyBaseLogger | null = null
-  #arrived = false
-  /** Set by `run`. */
-  #port!: MessagePort
+  /** Of the thread that the pool has chosen. */
+  #channel: ThreadChannel | null = null
   #end: ThreadEnd | null = null
 
   constructor (attempt: Attempt, file: string) {
+    super('BackgroundTaskOnThread')
     this.#attempt = attempt
     this.#file = file
     this.signal = attempt.signal
@@ -41,30 +44,28 @@ export class ThreadAttempt {
   }
 
   /** Runs the attempt on a thread of the pool. */
-  async run (pool: Piscina): Promise<unknown> {
+  async run (pool: ThreadPool): Promise<unknown> {
     const { signal } = this
     const { task } = this.#attempt
-    const { port1: port, port2 } = new MessageChannel()
-    this.#port = port
     let grace: NodeJS.Timeout | undefined
     const abort = () => {
-      port.postMessage(encodeThrown(signal.reason))
+      this.#postAbort()
       grace = setTimeout(() => this.#thread.abort(), GRACE)
     }
-    port.on('message', message => this.#receive(message))
     signal.addEventListener('abort', abort, { once: true })
     let died: unknown
     try {
-      const { transfer, ...request } = this.#request()
-      await pool.run({ ...request, port: port2 }, { signal: this.#thread.signal, transferList: [port2, ...transfer] })
+      await pool.run(this, this.#request(), this.#transfer(), this.#thread.signal)
     } catch (error) {
       died = this.#thread.signal.aborted ? this.#thread.signal.reason : error
     } finally {
       signal.removeEventListener('abort', abort)
       clearTimeout(grace)
       // Whatever the thread has said, it has said before its end.
-      this.#receiveAll()
-      port.close()
+      this.#channel?.receiveAll()
+      // The thread may live, and not have been given its end of the channel.
+      if (died !== undefined) this.#channel?.close()
+      else this.#channel?.release()
     }
     const end = this.#end as ThreadEnd | null
     // Not the task's failure, but somebody's.
@@ -75,41 +76,51 @@ export class ThreadAttempt {
     throw threadDied(task.name, died)
   }
 
-  /** A thread has failed with no task on it: the attempt fails, if that may have been the thread that was started for it. */
-  threadFailed (error: Error): void {
-    this.#receiveAll()
-    if (!this.#arrived) this.#thread.abort(error)
+  /** The pool has chosen a thread, and is about to hand it the request. */
+  assigned (channel: ThreadChannel): void {
+    this.#channel = channel
+    if (this.signal.aborted) this.#postAbort()
   }
 
-  #request (): Omit<ThreadRequest, 'port'> & { transfer: readonly ArrayBuffer[] } {
-    const { task, line } = this.#attempt
+  /** A thread has failed with no task on it: the attempt fails, if that may have been the thread that was started for it. */
+  threadFailed (error: Error): void {
+    if (this.#channel === null) this.#thread.abort(error)
+  }
+
+  #postAbort (): void {
+    this.#channel?.post({ number: this.#number, reason: encodeThrown(this.signal.reason) })
+  }
+
+  #request (): ThreadRequest {
+    const { task, line, spec } = this.#attempt
     const { payload } = task
     const log = line.log as Log
-    const isClone = payload instanceof Snapshot
     return {
+      number: this.#number,
       id: task.ownId,
       name: task.name,
       attempt: task.attempts,
       requestId: line.requestId,
       carrier: this.#carrier,
       file: this.#file,
-      payload: isClone ? { value: payload.value } : { json: payload },
+      payload: payload instanceof Snapshot ? { value: payload.value } : { json: payload },
       level: log.level,
       levels: LOG_LEVELS.filter(level => log.isLevelEnabled?.(level) ?? true),
-      // An attempt that may be followed by another one leaves the buffers here.
-      transfer: isClone && this.#attempt.isLast ? payload.transfer : []
+      timed: spec.timeout !== 0,
+      port: null
     }
   }
 
-  #receiveAll (): void {
-    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#receive(next.message)
+  #transfer (): readonly ArrayBuffer[] {
+    const { payload } = this.#attempt.task
+    // An attempt that may be followed by another one leaves the buffers here.
+    return payload instanceof Snapshot && this.#attempt.isLast ? payload.transfer : []
   }
 
-  #receive (message: ThreadMessage): void {
+  /** Takes what the thread says. */
+  receive (message: ThreadMessage): void {
     switch (message.type) {
-      case 'arrived':
-        this.#arrived = true
-        return this.#attempt.begin()
+      case 'arrived': return this.#attempt.begin()
       case 'progress': return this.#progress(message.value)
       case 'log': return this.#write(message)
       default: this.#end = message

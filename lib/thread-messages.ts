@@ -6,6 +6,8 @@ import type { Thrown } from './thrown'
 
 /** One attempt, as its thread is given it. */
 export interface ThreadRequest {
+  /** Which attempt of the process this is. */
+  readonly number: number
   readonly id: string
   readonly name: string
   readonly attempt: number
@@ -19,8 +21,16 @@ export interface ThreadRequest {
   /** The level of the logger, and those of its methods that write something. */
   readonly level: string
   readonly levels: readonly LogLevel[]
-  /** Brings {@link ThreadMessage}s, and takes what the signal aborts with. */
-  readonly port: MessagePort
+  /** Whether the thread is to say when it has the attempt. */
+  readonly timed: boolean
+  /** The thread's end of a channel, if it has none: it takes {@link ThreadMessage}s, and brings {@link ThreadAbort}s. */
+  port: MessagePort | null
+}
+
+/** Aborts the signal of an attempt, which may have ended meanwhile, or still be on its way. */
+export interface ThreadAbort {
+  readonly number: number
+  readonly reason: Thrown
 }
 
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const

@@ -1,21 +1,47 @@
 import type { FastifyBaseLogger } from 'fastify'
+import type { MessagePort } from 'node:worker_threads'
 import { FST_BGT_NO_DI_SCOPE, FST_BGT_UNCLONABLE } from './errors'
 import { withCarrier } from './propagation'
 import type { DiScope, TaskContext } from './task-context'
 import { threadLogger } from './thread-logger'
-import type { ThreadEnd, ThreadMessage, ThreadRequest } from './thread-messages'
+import type { ThreadAbort, ThreadEnd, ThreadMessage, ThreadRequest } from './thread-messages'
 import { loadHandler } from './thread-module'
 import { decodeThrown, encodeThrown, type Thrown } from './thrown'
 
 /* What runs inside a thread: the pool loads this file there, and this file loads the user's module. */
 
-/** Runs one attempt. Does not reject: how it ended goes through the port, ahead of the pool's own answer. */
+/** The channel to the main thread. */
+let port: MessagePort | null = null
+
+/** The attempt that is under way; a thread has one at a time. */
+let current: { number: number, controller: AbortController } | null = null
+
+/** It may be for an attempt that has ended, or for one that is still on its way, by the pool's own channel. */
+let lastAbort: ThreadAbort | null = null
+
+function listen (to: MessagePort): void {
+  port?.close()
+  port = to
+  port.on('message', (message: ThreadAbort) => {
+    lastAbort = message
+    abort()
+  })
+}
+
+function abort (): void {
+  if (current !== null && current.number === lastAbort?.number) current.controller.abort(decodeThrown(lastAbort.reason))
+}
+
+/** Runs one attempt. Does not reject: how it ended goes through the channel, ahead of the pool's own answer. */
 export default async function run (request: ThreadRequest): Promise<void> {
-  const { carrier, file, name, payload, port } = request
+  const { number, carrier, file, name, payload, timed } = request
+  if (request.port !== null) listen(request.port)
   const controller = new AbortController()
-  port.on('message', (reason: Thrown) => { controller.abort(decodeThrown(reason)) })
-  const post = (message: ThreadMessage) => port.postMessage(message)
-  post({ type: 'arrived' })
+  const attempt = current = { number, controller }
+  abort()
+  // What is said after the end would be taken for the next attempt's.
+  const post = (message: ThreadMessage) => { if (current === attempt) port?.postMessage(message) }
+  if (timed) post({ type: 'arrived' })
   let end: ThreadEnd
   try {
     const handler = await loadHandler(name, file)
@@ -32,6 +58,7 @@ export default async function run (request: ThreadRequest): Promise<void> {
     const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, (cause as Error).message, { cause })
     post({ type: 'failed', thrown: encodeThrown(error) })
   }
+  current = null
 }
 
 /** Whether a task could run here: `null`, or why not. */

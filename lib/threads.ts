@@ -1,17 +1,12 @@
-import { AsyncResource } from 'node:async_hooks'
-import type { Piscina } from 'piscina'
 import type { Attempt } from './attempt'
 import type { Definition } from './define-task'
-import { FST_BGT_MISSING_PACKAGE } from './errors'
 import { overloaded } from './ledger'
 import type { Report } from './report'
 import type { Task } from './task'
 import { ThreadAttempt, threadDied } from './thread-attempt'
 import type { ResolvedThreadOptions } from './thread-options'
+import { ThreadPool } from './thread-pool'
 import { decodeThrown, type Thrown } from './thrown'
-
-/** Milliseconds that the application's close waits for threads that do not end, being in the middle of native code. */
-const CLOSE_WAIT = 1_000
 
 /** An attempt that waits for a thread. */
 interface Waiting {
@@ -28,7 +23,7 @@ export class Threads {
   readonly #options: ResolvedThreadOptions
   readonly #report: Report
   /** Made at first use. */
-  #pool: Piscina | null = null
+  #pool: ThreadPool | null = null
   readonly #waiting = new Set<Waiting>()
   readonly #running = new Set<ThreadAttempt>()
   /** Tasks that were added here and have not come to a thread yet. */
@@ -73,12 +68,12 @@ export class Threads {
     }
   }
 
-  async #check (pool: Piscina, { name, file }: Definition): Promise<void> {
+  async #check (pool: ThreadPool, { name, file }: Definition): Promise<void> {
     const controller = new AbortController()
     this.#onError = error => controller.abort(error)
     let thrown: Thrown | null
     try {
-      thrown = await pool.run({ name, file }, { name: 'check', signal: controller.signal })
+      thrown = await pool.check({ name, file }, controller.signal)
     } catch (error) {
       throw threadDied(name, controller.signal.aborted ? controller.signal.reason : error)
     } finally {
@@ -92,12 +87,11 @@ export class Threads {
     const { task } = attempt
     return new Promise((resolve, reject) => {
       const threadAttempt = new ThreadAttempt(attempt, file)
-      // In the async context of the attempt, whoever makes room for it: its trace goes on in the thread, and what that logs
-      // belongs there.
-      const start = AsyncResource.bind(() => {
+      const start = () => {
         attempt.waits = false
-        resolve(this.#execute(threadAttempt))
-      })
+        // In the attempt's context, whoever makes room for it: its trace goes on in the thread, and what that logs belongs there.
+        resolve(threadAttempt.runInAsyncScope(() => this.#execute(threadAttempt)))
+      }
       const waiting = { attempt: threadAttempt, task, start }
       const { signal } = threadAttempt
       if (signal.aborted) return reject(signal.reason)
@@ -127,48 +121,17 @@ export class Threads {
     }
   }
 
-  #start (): Piscina {
-    this.#pool ??= this.#createPool()
+  #start (): ThreadPool {
+    this.#pool ??= new ThreadPool(this.#options, error => {
+      this.#report.threadEnded(error)
+      this.#onError?.(error)
+      for (const attempt of this.#running) attempt.threadFailed(error)
+    })
     return this.#pool
-  }
-
-  #createPool (): Piscina {
-    const { max, idleTimeout, resourceLimits } = this.#options
-    const { Piscina } = load()
-    const pool = new Piscina({
-      filename: require.resolve('./thread-worker'),
-      minThreads: 0,
-      // One for `check`, which would else wait for tasks that were added before the application was ready, and that may take
-      // any time. Tasks themselves get no more than `max`.
-      maxThreads: max + 1,
-      idleTimeout,
-      resourceLimits,
-      recordTiming: false,
-      // Between two tasks a thread goes on with what they have left: keeping a connection alive, for one.
-      atomics: 'disabled'
-    })
-    pool.on('error', (err: Error) => {
-      this.#report.threadEnded(err)
-      this.#onError?.(err)
-      for (const attempt of this.#running) attempt.threadFailed(err)
-    })
-    return pool
   }
 
   /** Ends all threads, whatever they do. */
   async close (): Promise<void> {
-    if (this.#pool === null) return
-    let timer
-    await Promise.race([this.#pool.destroy(), new Promise(resolve => { timer = setTimeout(resolve, CLOSE_WAIT) })])
-    clearTimeout(timer)
+    await this.#pool?.close()
   }
-}
-
-function load (): typeof import('piscina') {
-  try {
-    require.resolve('piscina')
-  } catch (cause) {
-    throw new FST_BGT_MISSING_PACKAGE('A task that runs on a thread', 'piscina', { cause })
-  }
-  return require('piscina')
 }

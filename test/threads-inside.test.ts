@@ -8,14 +8,18 @@ import { moduleFile, typeScriptFile } from './support/threads'
 
 // What runs inside a thread, on this one: a debugger, and the coverage, see it here.
 
-/** Runs an attempt, and resolves with all that it says. `talk` is the other end of the port. */
-async function attempt (t: Test, text: string, request: Partial<ThreadRequest> = {}, talk: (port: MessagePort) => void = () => {}) {
+let number = 0
+
+/** Runs an attempt, and resolves with all that it says. `talk` is given the other end of the port. */
+async function attempt (t: Test, text: string, request: Partial<ThreadRequest> = {}, talk: (port: MessagePort, number: number) => void = () => {}) {
   const { port1, port2 } = new MessageChannel()
   t.teardown(() => port1.close())
   const said: ThreadMessage[] = []
   port1.on('message', message => { said.push(message) })
-  talk(port1)
+  number++
+  talk(port1, number)
   await run({
+    number,
     id: '1',
     name: 'task',
     attempt: 1,
@@ -25,6 +29,7 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
     payload: { json: undefined },
     level: 'info',
     levels: ['info', 'error'],
+    timed: true,
     port: port2,
     ...request
   })
@@ -55,8 +60,12 @@ test('the signal, whose reason goes back as what it is', async t => {
       await once(signal, 'abort')
       throw new Error('aborted', { cause: signal.reason })
     }`
-  const said = await attempt(t, text, {}, port => {
-    port.on('message', ({ type }) => { if (type === 'progress') port.postMessage(encodeThrown(new Error('enough'))) })
+  const said = await attempt(t, text, {}, (port, number) => {
+    port.on('message', ({ type }) => {
+      if (type !== 'progress') return
+      port.postMessage({ number: number - 1, reason: encodeThrown(new Error('of the attempt before, too late')) })
+      port.postMessage({ number, reason: encodeThrown(new Error('enough')) })
+    })
   })
   t.match(said, [{ type: 'arrived' }, { type: 'progress' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', nested: { cause: { kind: 'reason' } } } }])
 })
@@ -66,7 +75,7 @@ test('an attempt that is given up while its module loads does not begin', async 
     import { setTimeout as sleep } from 'node:timers/promises'
     await sleep(100)
     export default (payload, { progress }) => progress('called')`
-  const said = await attempt(t, text, {}, port => { port.postMessage(encodeThrown(new Error('enough'))) })
+  const said = await attempt(t, text, {}, (port, number) => { port.postMessage({ number, reason: encodeThrown(new Error('enough')) }) })
   t.match(said, [{ type: 'arrived' }, { type: 'failed', thrown: { kind: 'reason' } }])
   t.equal(said.length, 2)
 })

@@ -97,6 +97,53 @@ test('log lines are written in the async context of the add', async t => {
   t.same(log, [])
 })
 
+test('of tasks on one thread, one after the other, each line is in the context of its own', async t => {
+  const als = new AsyncLocalStorage<string>()
+  const task = defineTask<string>('task', moduleFile(t, `
+    import { once } from 'node:events'
+    export default async (payload, { log, signal }) => {
+      log.info('begun %s', payload)
+      await once(signal, 'abort')
+    }`))
+  const lines: string[] = []
+  const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } }, {
+    logger: {
+      level: 'info',
+      mixin: () => ({ store: als.getStore() }),
+      stream: {
+        write: (line: string) => {
+          const { msg, store } = JSON.parse(line)
+          if (!msg.startsWith('begun')) return
+          lines.push(`${msg} in ${store}`)
+          handles[lines.length - 1].cancel()
+        }
+      }
+    } as never
+  })
+  const handles = ['one', 'two', 'three'].map(name => als.run(name, () => app.backgroundTasks.add(task, name)))
+  await settled(app, { cancelled: 3 })
+  t.same(lines, ['begun one in one', 'begun two in two', 'begun three in three'])
+})
+
+test('what a task says after its end is not taken for the next one\'s on its thread', async t => {
+  const task = defineTask<string>('task', moduleFile(t, `
+    import { setTimeout as sleep } from 'node:timers/promises'
+    export default async (payload, { log, progress }) => {
+      if (payload === 'leaves a timer') {
+        sleep(5).then(() => { globalThis.late = true; log.info('late'); progress('late') })
+      } else {
+        while (!globalThis.late) await sleep(5)
+        log.info('in time')
+      }
+    }`))
+  const { app, log } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  app.backgroundTasks.add(task, 'leaves a timer')
+  const { id } = app.backgroundTasks.add(task, 'waits for it')
+  await settled(app, { completed: 2 })
+  t.same(log.filter(({ msg }) => /late|in time/.test(msg)).map(({ msg }) => msg), ['in time'])
+  t.equal((await app.backgroundTasks.find(id))!.progress, undefined)
+})
+
 test('called as a function it runs in the thread of the caller, for unit tests', async t => {
   const task = defineTask<{ n: number }, { threadId: number }>('where', moduleFile(t, WHERE))
   t.match(await task({ n: 1 }), { threadId, payload: { n: 1 } })

@@ -2,26 +2,48 @@
 
 const Fastify = require('fastify')
 const { join } = require('node:path')
+const { Worker } = require('node:worker_threads')
 const { answer } = require('../child')
 const work = require('./work')
 
-/* The server process: `/idle` is measured, `/work` adds a task, on the main thread or on threads. */
+/*
+ * The server process: `/idle` is measured, `/start` keeps tasks waiting until `/stop`, on the main thread or on threads.
+ * `bare` is a thread without tasks, which computes and says nothing: what it costs, any pool costs.
+ */
 
 answer({
-  async listen ({ build, threads, primes }) {
+  async listen ({ build, where, primes }) {
     const backgroundTasks = require(build)
     const onThread = backgroundTasks.defineTask('work', join(__dirname, 'work.js'))
     const app = Fastify()
+    let started = false
+    let bare = null
     let done = 0
     await app.register(backgroundTasks, { tasks: [onThread], onError: error => { throw error } })
     app.get('/idle', async () => ({ idle: true }))
-    app.post('/work', async request => {
-      const handle = threads ? request.backgroundTasks.add(onThread, primes) : request.backgroundTasks.add(work, primes)
-      handle.settled().then(state => { if (state === 'completed') done++ })
-      return { accepted: true }
+    app.post('/start', async () => {
+      started = true
+      if (where === 'bare') bare ??= new Worker(join(__dirname, 'bare.js'), { workerData: primes })
+      else add()
+      return {}
+    })
+    app.post('/stop', async () => {
+      started = false
+      await bare?.terminate()
+      bare = null
+      return {}
     })
     app.get('/done', async () => ({ done }))
     await app.listen({ host: '127.0.0.1', port: 0 })
     return app.server.address().port
+
+    /** Adds a task, and the next one when it is done. */
+    function add () {
+      const handle = where === 'threads' ? app.backgroundTasks.add(onThread, primes) : app.backgroundTasks.add(work, primes)
+      handle.settled().then(() => {
+        done++
+        if (started) add()
+      })
+    }
   }
 })

@@ -5,12 +5,20 @@ import os
 from fastapi import BackgroundTasks, FastAPI
 
 app = FastAPI()
+started = False
 done = 0
 PRIMES = int(os.environ["PRIMES"])
 
 
-def work():
+def works():
+    """Tasks one after the other: nothing but a request can add one."""
     global done
+    while started:
+        work()
+        done += 1
+
+
+def work():
     found = 0
     i = 2
     while found < PRIMES:
@@ -24,7 +32,6 @@ def work():
         if prime:
             found += 1
         i += 1
-    done += 1
 
 
 @app.get("/idle")
@@ -32,10 +39,19 @@ async def idle():
     return {"idle": True}
 
 
-@app.post("/work")
-async def add_work(background_tasks: BackgroundTasks):
-    background_tasks.add_task(work)
-    return {"accepted": True}
+@app.post("/start")
+async def start(background_tasks: BackgroundTasks):
+    global started
+    started = True
+    background_tasks.add_task(works)
+    return {}
+
+
+@app.post("/stop")
+async def stop():
+    global started
+    started = False
+    return {}
 
 
 @app.get("/done")

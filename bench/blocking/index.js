@@ -12,19 +12,20 @@ const { start } = require('../child')
 const { quantile, summarize } = require('../statistics')
 
 /*
- * How long an idle route takes while another one keeps adding tasks that hold their thread. A process for each server;
- * slices take turns. The idle route is asked at a fixed pace, whether the answer before has come or not: a client that
- * waits for it would ask least often when the server is slowest.
+ * How long an idle route takes beside tasks that hold their thread. A process for each server; slices take turns. The idle
+ * route is asked at a fixed pace, whether the answer before has come or not: a client that waits for it would ask least often
+ * when the server is slowest. Each task that is done adds another one, so that the server is asked nothing else meanwhile:
+ * requests that add them would be in the way of those that are measured, and the idle server has none.
  */
 
 const HOST = '127.0.0.1'
 /** Milliseconds between two requests. */
 const PACE = 5
-/** Milliseconds between two looks how many tasks are done, a request that the idle server does not have: about as long as a task. */
-const LOOK = 20
 const WARM_UP = 500
+/** Threads that run tasks, the plugin's default. */
+const THREADS = Math.max(availableParallelism() - 1, 1)
 /** Tasks that have been added and not been done: so many that no thread of the pool is ever without one. */
-const BACKLOG = 4 * Math.max(availableParallelism() - 1, 1)
+const BACKLOG = 4 * THREADS
 
 const USAGE = `npm run bench:blocking -- [options]
 
@@ -53,60 +54,58 @@ async function main () {
   const primes = Number(options.primes)
   const servers = []
   try {
-    for (const [name, threads, busy] of [['idle server', true, false], ['tasks on the main thread', false, true], ['tasks on threads', true, true]]) {
+    for (const [name, where, busy] of [
+      ['idle server', 'threads', false], ['tasks on the main thread', 'main', true], ['tasks on threads', 'threads', true], ['a bare thread that computes', 'bare', true]
+    ]) {
       const child = start('blocking/application.js')
-      servers.push({ name, busy, stop: () => child.stop(), port: await child.call('listen', { build: resolve(options.build), threads, primes }) })
+      servers.push({ name, tasks: busy ? BACKLOG : 0, stop: () => child.stop(), port: await child.call('listen', { build: resolve(options.build), where, primes }) })
     }
     const python = findPython()
     if (python === null) console.error('FastAPI and uvicorn are not installed: without them.')
     else for (const busy of [false, true]) servers.push(await fastApi(python, primes, busy))
+    const first = preferClient()
     for (const server of servers) await slice(server, WARM_UP)
     const samples = new Map(servers.map(({ name }) => [name, []]))
     for (let round = 0; round < Number(options.rounds); round++) {
       for (const server of round % 2 === 0 ? servers : servers.toReversed()) samples.get(server.name).push(await slice(server, Number(options.slice)))
     }
-    print(samples)
+    print(samples, first)
   } finally {
     for (const { stop } of servers) await stop()
     agent.destroy()
   }
 }
 
-/** The latencies of the idle route, in ms, and how many tasks were done meanwhile. */
-async function slice ({ port, busy }, milliseconds) {
+/**
+ * Lets the client, which shares the cores with the server, have one as soon as it wants it: else its own waits for a core
+ * would be measured as the server's. Returns whether it may.
+ */
+function preferClient () {
+  return spawnSync('chrt', ['--fifo', '--pid', '1', process.pid]).status === 0
+}
+
+/** The latencies of the idle route, in ms, and how many tasks were done a second meanwhile. */
+async function slice ({ port, tasks }, milliseconds) {
   const before = await done(port)
-  const end = performance.now() + milliseconds
-  const adding = busy ? add(port, before, end) : null
+  for (let i = 0; i < tasks; i++) await send(port, 'POST', '/start')
   const answers = []
-  for (let next = performance.now(); next < end; next += PACE) {
+  const began = performance.now()
+  for (let next = began; next < began + milliseconds; next += PACE) {
     await sleep(Math.max(next - performance.now(), 0))
     answers.push(ask(port))
+    // One that fails is seen when the slice is over, and the servers are stopped then.
+    answers.at(-1).catch(() => {})
   }
   const latencies = await Promise.all(answers)
-  const tasks = await done(port) - before
-  if (adding !== null) await settle(port, before + await adding)
-  return { p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), tasks: tasks / milliseconds * 1000 }
+  const rate = (await done(port) - before) / (performance.now() - began) * 1000
+  if (tasks > 0) await stop(port)
+  return { p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), rate }
 }
 
-/** Keeps tasks waiting, until the time is over. Resolves with how many it has added. */
-async function add (port, before, end) {
-  let added = 0
-  while (performance.now() < end) {
-    if (added < await done(port) - before + BACKLOG) {
-      await send(port, 'POST', '/work')
-      added++
-    } else {
-      await sleep(LOOK)
-    }
-  }
-  return added
-}
-
-async function settle (port, count) {
-  for (let i = 0; await done(port) < count; i++) {
-    if (i === 1_000) throw new Error(`not all of ${count} tasks have run`)
-    await sleep(20)
-  }
+/** Resolves when no task is left. */
+async function stop (port) {
+  await send(port, 'POST', '/stop')
+  for (let last = -1, now = await done(port); now !== last; last = now, now = await done(port)) await sleep(200)
 }
 
 async function ask (port) {
@@ -143,39 +142,41 @@ async function fastApi (python, primes, busy) {
   server.close()
   await once(server, 'close')
   // The same time of work, not the same work: Python takes longer for it.
-  const child = spawn(python, ['-m', 'uvicorn', 'application:app', '--app-dir', __dirname, '--host', HOST, '--port', port, '--no-access-log', '--log-level', 'warning'], {
+  const child = spawn(python, ['-m', 'uvicorn', 'application:app', '--app-dir', __dirname, '--host', HOST, '--port', port, '--no-access-log', '--log-level', 'warning', '--timeout-keep-alive', '75'], {
     stdio: ['ignore', 'inherit', 'inherit'],
     env: { ...process.env, PRIMES: String(Math.round(primes / 8)), PYTHONDONTWRITEBYTECODE: '1' }
   })
   for (let i = 0; i < 100 && child.exitCode === null; i++) {
     try {
       await done(port)
-      return { name: busy ? 'FastAPI, tasks on its thread pool' : 'FastAPI, idle', busy, port, stop: async () => { child.kill() } }
+      // Each of these takes a thread of its pool.
+      return { name: busy ? 'FastAPI, tasks on its thread pool' : 'FastAPI, idle', tasks: busy ? THREADS : 0, port, stop: async () => { child.kill('SIGKILL') } }
     } catch {
       await sleep(100)
     }
   }
-  child.kill()
+  child.kill('SIGKILL')
   throw new Error('FastAPI does not answer')
 }
 
-function print (samples) {
+function print (samples, first) {
   const rows = [...samples].map(([name, slices]) => {
     const idle = samples.get(name.startsWith('FastAPI') ? 'FastAPI, idle' : 'idle server')
     return {
       name,
       p50: summarize(slices.map(({ p50 }) => p50)),
       p99: summarize(slices.map(({ p99 }) => p99)),
-      tasks: summarize(slices.map(({ tasks }) => tasks)),
+      rate: summarize(slices.map(({ rate }) => rate)),
       // To the idle server's slice of the same round: a busy machine changes from second to second.
       ratio: summarize(slices.map(({ p99 }, round) => p99 / idle[round].p99))
     }
   })
-  if (options.json) return console.log(JSON.stringify({ node: process.version, cores: availableParallelism(), rows }, null, 2))
+  if (options.json) return console.log(JSON.stringify({ node: process.version, cores: availableParallelism(), clientFirst: first, rows }, null, 2))
   console.log(`Node ${process.version}, ${availableParallelism()} cores; ${1000 / PACE} requests a second to an idle route, ${options.rounds} slices of ${options.slice} ms. Medians, quartiles in brackets.\n`)
+  if (!first) console.log('The client has no priority over the server, which takes root: its own waits for a core are in the figures.\n')
   console.log(`${''.padEnd(36)} ${'tasks/s'.padStart(8)} ${'p50 ms'.padStart(8)} ${'p99 ms'.padStart(22)} ${'p99 / idle'.padStart(22)}`)
-  for (const { name, tasks, p50, p99, ratio } of rows) {
-    console.log(`${name.padEnd(36)} ${tasks.median.toFixed(0).padStart(8)} ${p50.median.toFixed(2).padStart(8)} ${range(p99).padStart(22)} ${range(ratio).padStart(22)}`)
+  for (const { name, rate, p50, p99, ratio } of rows) {
+    console.log(`${name.padEnd(36)} ${rate.median.toFixed(0).padStart(8)} ${p50.median.toFixed(2).padStart(8)} ${range(p99).padStart(22)} ${range(ratio).padStart(22)}`)
   }
 }
 

@@ -1,0 +1,55 @@
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
+import type { ThreadAttempt } from './thread-attempt'
+import type { ThreadAbort, ThreadMessage } from './thread-messages'
+
+/** The channel to one thread, which its attempts use one after the other: to make one for each would cost more than all else. */
+export class ThreadChannel {
+  readonly #port: MessagePort
+  readonly #onClose: (channel: ThreadChannel) => void
+  /** The thread's end, until a request takes it there. */
+  #far: MessagePort | null
+  #attempt: ThreadAttempt | null = null
+
+  /** @param onClose called once or more often, when the thread has ended too */
+  constructor (onClose: (channel: ThreadChannel) => void) {
+    const { port1, port2 } = new MessageChannel()
+    this.#port = port1
+    this.#far = port2
+    this.#onClose = onClose
+    port1.on('message', (message: ThreadMessage) => {
+      const attempt = this.#attempt
+      // In the async context of the attempt, not in that of the one which made the channel.
+      attempt?.runInAsyncScope(attempt.receive, attempt, message)
+    })
+    port1.on('close', () => onClose(this))
+    // Whether the process stays alive is up to the pool.
+    port1.unref()
+  }
+
+  /** Lets an attempt use the channel, until {@link release}. Returns the thread's end if the thread is still without. */
+  occupy (attempt: ThreadAttempt): MessagePort | null {
+    this.#attempt = attempt
+    const far = this.#far
+    this.#far = null
+    return far
+  }
+
+  release (): void {
+    this.#attempt = null
+  }
+
+  post (message: ThreadAbort): void {
+    this.#port.postMessage(message)
+  }
+
+  /** Hands the attempt what the thread has said and no event has brought yet. */
+  receiveAll (): void {
+    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#attempt?.receive(next.message)
+  }
+
+  close (): void {
+    this.#attempt = null
+    this.#port.close()
+    this.#onClose(this)
+  }
+}

@@ -1,0 +1,98 @@
+import type { Piscina } from 'piscina'
+import type { MessagePort } from 'node:worker_threads'
+import type { Definition } from './define-task'
+import { FST_BGT_MISSING_PACKAGE } from './errors'
+import type { ThreadAttempt } from './thread-attempt'
+import { ThreadChannel } from './thread-channel'
+import type { ThreadRequest } from './thread-messages'
+import type { ResolvedThreadOptions } from './thread-options'
+import type { Thrown } from './thrown'
+
+/** Milliseconds that the application's close waits for threads that do not end, being in the middle of native code. */
+const CLOSE_WAIT = 1_000
+
+/** An attempt on its way into the pool. */
+interface Entry {
+  readonly attempt: ThreadAttempt
+  readonly request: ThreadRequest
+  readonly transferList: (ArrayBuffer | MessagePort)[]
+}
+
+/** The threads themselves: piscina's, with a channel to each. */
+export class ThreadPool {
+  readonly #pool: Piscina
+  /** The key of what is for the main thread only, in what the pool is given to run. */
+  readonly #entry: symbol
+  /** By the thread's id. */
+  readonly #channels = new Map<number, ThreadChannel>()
+
+  /**
+   * @param onError a thread has failed with no task on it
+   * @throws FST_BGT_MISSING_PACKAGE
+   */
+  constructor ({ max, idleTimeout, resourceLimits }: ResolvedThreadOptions, onError: (error: Error) => void) {
+    const { Piscina } = load()
+    this.#entry = Piscina.queueOptionsSymbol
+    this.#pool = new Piscina({
+      filename: require.resolve('./thread-worker'),
+      minThreads: 0,
+      // One for `check`, which would else wait for tasks that were added before the application was ready, and that may take
+      // any time. Tasks themselves get no more than `max`.
+      maxThreads: max + 1,
+      idleTimeout,
+      resourceLimits,
+      recordTiming: false,
+      // Between two tasks a thread goes on with what they have left: keeping a connection alive, for one.
+      atomics: 'disabled',
+      loadBalancer: (task, threads) => {
+        const thread = threads.find(({ currentUsage }) => currentUsage === 0)
+        if (thread === undefined) return null
+        const entry = (task as unknown as Record<symbol, Entry | null>)[this.#entry]
+        if (entry != null) this.#assign(entry, thread.id)
+        return thread
+      }
+    })
+    this.#pool.on('error', onError)
+  }
+
+  /** Runs an attempt. Rejects when its thread dies, or when the signal ends it. */
+  run (attempt: ThreadAttempt, request: ThreadRequest, transfer: readonly ArrayBuffer[], signal: AbortSignal): Promise<void> {
+    const entry: Entry = { attempt, request, transferList: [...transfer] }
+    return this.#pool.run(Object.assign(request, { [this.#entry]: entry }), { signal, transferList: entry.transferList })
+  }
+
+  #assign ({ attempt, request, transferList }: Entry, thread: number): void {
+    let channel = this.#channels.get(thread)
+    if (channel === undefined) {
+      channel = new ThreadChannel(closed => { if (this.#channels.get(thread) === closed) this.#channels.delete(thread) })
+      this.#channels.set(thread, channel)
+    }
+    const port = channel.occupy(attempt)
+    if (port !== null) {
+      request.port = port
+      transferList.push(port)
+    }
+    attempt.assigned(channel)
+  }
+
+  /** Loads the module of a task in a thread: `null`, or what is wrong with it. */
+  check ({ name, file }: Pick<Definition, 'name' | 'file'>, signal: AbortSignal): Promise<Thrown | null> {
+    return this.#pool.run({ name, file }, { name: 'check', signal })
+  }
+
+  /** Ends all threads, whatever they do. */
+  async close (): Promise<void> {
+    let timer
+    await Promise.race([this.#pool.destroy(), new Promise(resolve => { timer = setTimeout(resolve, CLOSE_WAIT) })])
+    clearTimeout(timer)
+  }
+}
+
+function load (): typeof import('piscina') {
+  try {
+    require.resolve('piscina')
+  } catch (cause) {
+    throw new FST_BGT_MISSING_PACKAGE('A task that runs on a thread', 'piscina', { cause })
+  }
+  return require('piscina')
+}
