@@ -36,7 +36,7 @@ export class ThreadAttempt extends AsyncResource {
   #end: ThreadEnd | null = null
 
   constructor (attempt: Attempt, file: string) {
-    super('BackgroundTaskOnThread')
+    super('fastify-background-tasks.thread')
     this.#attempt = attempt
     this.#file = file
     this.signal = attempt.signal

@@ -44,6 +44,7 @@ export class ThreadPool {
       recordTiming: false,
       // Between two tasks a thread goes on with what they have left: keeping a connection alive, for one.
       atomics: 'disabled',
+      // The only place that knows, before a task is sent, to which thread.
       loadBalancer: (task, threads) => {
         const thread = threads.find(({ currentUsage }) => currentUsage === 0)
         if (thread === undefined) return null
