@@ -33,6 +33,8 @@ export class ThreadAttempt extends AsyncResource {
   #log: FastifyBaseLogger | null = null
   /** Of the thread that the pool has chosen. */
   #channel: ThreadChannel | null = null
+  /** Nobody waits for it any more: when no thread could be made for it, the pool keeps it all the same. */
+  over = false
   #end: ThreadEnd | null = null
 
   constructor (attempt: Attempt, file: string) {
@@ -59,6 +61,7 @@ export class ThreadAttempt extends AsyncResource {
     } catch (error) {
       died = this.#thread.signal.aborted ? this.#thread.signal.reason : error
     } finally {
+      this.over = true
       signal.removeEventListener('abort', abort)
       clearTimeout(grace)
       // Whatever the thread has said, it has said before its end.
@@ -104,10 +107,12 @@ export class ThreadAttempt extends AsyncResource {
       carrier: this.#carrier,
       file: this.#file,
       payload: payload instanceof Snapshot ? { value: payload.value } : { json: payload },
-      level: log.level,
+      // Some loggers have a method there.
+      level: typeof log.level === 'string' ? log.level : 'info',
       levels: LOG_LEVELS.filter(level => log.isLevelEnabled?.(level) ?? true),
       timed: spec.timeout !== 0,
-      port: null
+      port: null,
+      over: false
     }
   }
 

@@ -2,7 +2,7 @@ import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:wor
 import type { ThreadAttempt } from './thread-attempt'
 import type { ThreadAbort, ThreadMessage } from './thread-messages'
 
-/** The channel to one thread, which its attempts use one after the other: to make one for each would cost more than all else. */
+/** A channel to one thread, which its attempts use one after the other: to make one for each would cost more than all else. */
 export class ThreadChannel {
   readonly #port: MessagePort
   readonly #onClose: (channel: ThreadChannel) => void
@@ -24,6 +24,11 @@ export class ThreadChannel {
     port1.on('close', () => onClose(this))
     // Whether the process stays alive is up to the pool.
     port1.unref()
+  }
+
+  /** Whether an attempt uses it: the pool may hand a thread the next one before it tells of the end of the last. */
+  get taken (): boolean {
+    return this.#attempt !== null
   }
 
   /** Lets an attempt use the channel, until {@link release}. Returns the thread's end if the thread is still without. */

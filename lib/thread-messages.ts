@@ -25,6 +25,8 @@ export interface ThreadRequest {
   readonly timed: boolean
   /** The thread's end of a channel, if it has none: it takes {@link ThreadMessage}s, and brings {@link ThreadAbort}s. */
   port: MessagePort | null
+  /** The attempt has ended before it came to a thread, and is not to run. */
+  over: boolean
 }
 
 /** Aborts the signal of an attempt, which may have ended meanwhile, or still be on its way. */

@@ -1,3 +1,4 @@
+import type { AsyncResource } from 'node:async_hooks'
 import type { Piscina } from 'piscina'
 import type { MessagePort } from 'node:worker_threads'
 import type { Definition } from './define-task'
@@ -20,6 +21,8 @@ interface Entry {
 
 /** The threads themselves: piscina's, with a channel to each. */
 export class ThreadPool {
+  /** Nobody's: threads and channels outlive the attempt that they are made for, and would keep what its context holds. */
+  readonly #context: AsyncResource
   readonly #pool: Piscina
   /** The key of what is for the main thread only, in what the pool is given to run. */
   readonly #entry: symbol
@@ -30,8 +33,9 @@ export class ThreadPool {
    * @param onError a thread has failed with no task on it
    * @throws FST_BGT_MISSING_PACKAGE
    */
-  constructor ({ max, idleTimeout, resourceLimits }: ResolvedThreadOptions, onError: (error: Error) => void) {
+  constructor ({ max, idleTimeout, resourceLimits }: ResolvedThreadOptions, context: AsyncResource, onError: (error: Error) => void) {
     const { Piscina } = load()
+    this.#context = context
     this.#entry = Piscina.queueOptionsSymbol
     this.#pool = new Piscina({
       filename: require.resolve('./thread-worker'),
@@ -59,12 +63,17 @@ export class ThreadPool {
   /** Runs an attempt. Rejects when its thread dies, or when the signal ends it. */
   run (attempt: ThreadAttempt, request: ThreadRequest, transfer: readonly ArrayBuffer[], signal: AbortSignal): Promise<void> {
     const entry: Entry = { attempt, request, transferList: [...transfer] }
-    return this.#pool.run(Object.assign(request, { [this.#entry]: entry }), { signal, transferList: entry.transferList })
+    const options = { signal, transferList: entry.transferList }
+    return this.#context.runInAsyncScope(() => this.#pool.run(Object.assign(request, { [this.#entry]: entry }), options))
   }
 
   #assign ({ attempt, request, transferList }: Entry, thread: number): void {
+    if (attempt.over) {
+      request.over = true
+      return
+    }
     let channel = this.#channels.get(thread)
-    if (channel === undefined) {
+    if (channel === undefined || channel.taken) {
       channel = new ThreadChannel(closed => { if (this.#channels.get(thread) === closed) this.#channels.delete(thread) })
       this.#channels.set(thread, channel)
     }

@@ -11,7 +11,7 @@ import { decodeThrown, encodeThrown, type Thrown } from './thrown'
 /* What runs inside a thread: the pool loads this file there, and this file loads the user's module. */
 
 /** The channel to the main thread. */
-let port: MessagePort | null = null
+let port: MessagePort | undefined
 
 /** The attempt that is under way; a thread has one at a time. */
 let current: { number: number, controller: AbortController } | null = null
@@ -22,7 +22,7 @@ let lastAbort: ThreadAbort | null = null
 function listen (to: MessagePort): void {
   port?.close()
   port = to
-  port.on('message', (message: ThreadAbort) => {
+  to.on('message', (message: ThreadAbort) => {
     lastAbort = message
     abort()
   })
@@ -35,12 +35,13 @@ function abort (): void {
 /** Runs one attempt. Does not reject: how it ended goes through the channel, ahead of the pool's own answer. */
 export default async function run (request: ThreadRequest): Promise<void> {
   const { number, carrier, file, name, payload, timed } = request
+  if (request.over) return
   if (request.port !== null) listen(request.port)
   const controller = new AbortController()
   const attempt = current = { number, controller }
   abort()
   // What is said after the end would be taken for the next attempt's.
-  const post = (message: ThreadMessage) => { if (current === attempt) port?.postMessage(message) }
+  const post = (message: ThreadMessage) => { if (current === attempt) (port as MessagePort).postMessage(message) }
   if (timed) post({ type: 'arrived' })
   let end: ThreadEnd
   try {

@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import type { Attempt } from './attempt'
 import type { Definition } from './define-task'
 import { overloaded } from './ledger'
@@ -22,6 +23,8 @@ interface Waiting {
 export class Threads {
   readonly #options: ResolvedThreadOptions
   readonly #report: Report
+  /** The plugin's own, made at its registration. */
+  readonly #context = new AsyncResource('fastify-background-tasks.threads')
   /** Made at first use. */
   #pool: ThreadPool | null = null
   readonly #waiting = new Set<Waiting>()
@@ -122,11 +125,11 @@ export class Threads {
   }
 
   #start (): ThreadPool {
-    this.#pool ??= new ThreadPool(this.#options, error => {
+    this.#pool ??= this.#context.runInAsyncScope(() => new ThreadPool(this.#options, this.#context, error => {
       this.#report.threadEnded(error)
       this.#onError?.(error)
       for (const attempt of this.#running) attempt.threadFailed(error)
-    })
+    }))
     return this.#pool
   }
 

@@ -31,6 +31,7 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
     levels: ['info', 'error'],
     timed: true,
     port: port2,
+    over: false,
     ...request
   })
   while (!said.some(({ type }) => type === 'completed' || type === 'failed')) await once(port1, 'message')
@@ -78,6 +79,14 @@ test('an attempt that is given up while its module loads does not begin', async 
   const said = await attempt(t, text, {}, (port, number) => { port.postMessage({ number, reason: encodeThrown(new Error('enough')) }) })
   t.match(said, [{ type: 'arrived' }, { type: 'failed', thrown: { kind: 'reason' } }])
   t.equal(said.length, 2)
+})
+
+test('an attempt that has ended before it came to a thread does not begin', async t => {
+  const file = new URL(`file://${moduleFile(t, 'export default () => { globalThis.ranAfterItsEnd = true }')}`).href
+  await run({
+    number: ++number, id: '1', name: 'task', attempt: 1, requestId: null, carrier: null, file, payload: { json: undefined }, level: 'info', levels: [], timed: false, port: null, over: true
+  })
+  t.notOk('ranAfterItsEnd' in globalThis)
 })
 
 test('errors that have errors in them', async t => {

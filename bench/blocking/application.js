@@ -40,8 +40,8 @@ answer({
     /** Adds a task, and the next one when it is done. */
     function add () {
       const handle = where === 'threads' ? app.backgroundTasks.add(onThread, primes) : app.backgroundTasks.add(work, primes)
-      handle.settled().then(() => {
-        done++
+      handle.settled().then(state => {
+        if (state === 'completed') done++
         if (started) add()
       })
     }

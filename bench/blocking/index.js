@@ -86,8 +86,8 @@ function preferClient () {
 
 /** The latencies of the idle route, in ms, and how many tasks were done a second meanwhile. */
 async function slice ({ port, tasks }, milliseconds) {
-  const before = await done(port)
   for (let i = 0; i < tasks; i++) await send(port, 'POST', '/start')
+  const before = await done(port)
   const answers = []
   const began = performance.now()
   for (let next = began; next < began + milliseconds; next += PACE) {

@@ -1,6 +1,6 @@
 'use strict'
 
-/* 15 to 20 ms of work that holds its thread. This file is also the module of a task. */
+/* About 20 ms of work that holds its thread. This file is also the module of a task. */
 
 module.exports = function work (n) {
   let found = 0
