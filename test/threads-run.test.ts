@@ -121,7 +121,7 @@ test('of tasks on one thread, one after the other, each line is in the context o
     } as never
   })
   const handles = ['one', 'two', 'three'].map(name => als.run(name, () => app.backgroundTasks.add(task, name)))
-  await settled(app, { cancelled: 3 })
+  await Promise.all(handles.map(handle => handle.settled()))
   t.same(lines, ['begun one in one', 'begun two in two', 'begun three in three'])
 })
 
