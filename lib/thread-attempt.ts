@@ -33,8 +33,7 @@ export class ThreadAttempt extends AsyncResource {
   #log: FastifyBaseLogger | null = null
   /** Of the thread that the pool has chosen. */
   #channel: ThreadChannel | null = null
-  /** Nobody waits for it any more: when no thread could be made for it, the pool keeps it all the same. */
-  over = false
+  #over = false
   #end: ThreadEnd | null = null
 
   constructor (attempt: Attempt, file: string) {
@@ -51,7 +50,7 @@ export class ThreadAttempt extends AsyncResource {
     const { task } = this.#attempt
     let grace: NodeJS.Timeout | undefined
     const abort = () => {
-      this.#postAbort()
+      this.#channel?.post({ number: this.#number, reason: encodeThrown(signal.reason) })
       grace = setTimeout(() => this.#thread.abort(), GRACE)
     }
     signal.addEventListener('abort', abort, { once: true })
@@ -61,7 +60,7 @@ export class ThreadAttempt extends AsyncResource {
     } catch (error) {
       died = this.#thread.signal.aborted ? this.#thread.signal.reason : error
     } finally {
-      this.over = true
+      this.#over = true
       signal.removeEventListener('abort', abort)
       clearTimeout(grace)
       // Whatever the thread has said, it has said before its end.
@@ -79,19 +78,19 @@ export class ThreadAttempt extends AsyncResource {
     throw threadDied(task.name, died)
   }
 
+  /** Whether nothing of it is to begin any more. The pool keeps it all the same if no thread could be made for it. */
+  get over (): boolean {
+    return this.#over || this.signal.aborted
+  }
+
   /** The pool has chosen a thread, and is about to hand it the request. */
   assigned (channel: ThreadChannel): void {
     this.#channel = channel
-    if (this.signal.aborted) this.#postAbort()
   }
 
   /** A thread has failed with no task on it: the attempt fails, if that may have been the thread that was started for it. */
   threadFailed (error: Error): void {
     if (this.#channel === null) this.#thread.abort(error)
-  }
-
-  #postAbort (): void {
-    this.#channel?.post({ number: this.#number, reason: encodeThrown(this.signal.reason) })
   }
 
   #request (): ThreadRequest {

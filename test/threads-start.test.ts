@@ -7,11 +7,11 @@ import workerThreads, { MessagePort } from 'node:worker_threads'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import Fastify from 'fastify'
-import backgroundTasks, { defineTask } from '../index'
+import backgroundTasks, { defineTask, type TaskHandle } from '../index'
 import { createApp } from './support/server'
 import { folder, moduleFile } from './support/threads'
 
-// A thread that cannot be made or reached, while another one has a task: neither may get what is the other's.
+// What happens while a thread starts, or instead of that, beside another one that has a task: neither gets what is the other's.
 
 let starting: (file: string | URL) => string | URL = file => file
 const { Worker } = workerThreads
@@ -36,9 +36,10 @@ async function runTwo (t: Test) {
     }`), { timeout: 10_000 })
   const { app, log } = await createApp(t, { tasks: [task], threads: { max: 2 } })
   await app.ready()
-  return async (prepare: () => void) => {
-    prepare()
-    const handles = [{ n: 1, ms: 150 }, { n: 2, ms: 20 }].map(payload => app.backgroundTasks.add(task, payload))
+  return async (prepare: (handles: TaskHandle[]) => void) => {
+    const handles: TaskHandle[] = []
+    prepare(handles)
+    handles.push(...[{ n: 1, ms: 150 }, { n: 2, ms: 20 }].map(payload => app.backgroundTasks.add(task, payload)))
     const ids = handles.map(({ id }) => id)
     await Promise.all(handles.map(handle => handle.settled()))
     const all = await Promise.all(ids.map(id => app.backgroundTasks.find(id)))
@@ -86,6 +87,19 @@ test('a request that cannot be sent to its thread fails its task, and not the on
   })
   t.match(all, [{ state: 'failed', error: { message: /out of memory/ } }, { state: 'completed', result: 2 }])
   t.same(lines, ['begun 2, of 2', 'end 2, of 2'])
+})
+
+test('a task that is cancelled while its thread starts does not run', async t => {
+  const run = await runTwo(t)
+  const { all, lines } = await run(handles => {
+    starting = file => {
+      starting = file => file
+      setImmediate(() => handles[1].cancel())
+      return file
+    }
+  })
+  t.match(all, [{ state: 'completed', result: 1 }, { state: 'cancelled' }])
+  t.same(lines, ['begun 1, of 1', 'end 1, of 1'])
 })
 
 test('a thread does not keep what the async context of its first task holds', async t => {
