@@ -14,38 +14,48 @@ import { folder, moduleFile } from './support/threads'
 // What happens while a thread starts, or instead of that, beside another one that has a task: neither gets what is the other's.
 
 let starting: (file: string | URL) => string | URL = file => file
+let onExit = (): void => {}
 const { Worker } = workerThreads
 workerThreads.Worker = class extends Worker {
   constructor (file: string | URL, options: workerThreads.WorkerOptions) {
     super(starting(file), options)
+    this.once('exit', () => onExit())
   }
 }
 
-interface Payload { n: number, ms: number }
+interface Payload { n: number, gate: string | null }
 
-/** Adds a task that takes its time, and one that needs another thread; what became of each, and what they have logged. */
+/**
+ * Adds a task that waits at a gate, and one that needs another thread; what became of each, and what they have logged. The
+ * gate is opened when the second one has ended, unless `prepare`, which is called before, has it opened earlier.
+ */
 async function runTwo (t: Test) {
   const task = defineTask<Payload, number>('task', moduleFile(t, `
+    import { existsSync } from 'node:fs'
     import { setTimeout as sleep } from 'node:timers/promises'
-    export default async ({ n, ms }, { log, progress }) => {
+    export default async ({ n, gate }, { log, progress }) => {
       log.info('begun %d', n)
-      await sleep(ms)
+      while (gate !== null && !existsSync(gate)) await sleep(5)
       log.info('end %d', n)
       progress(n)
       return n
-    }`), { timeout: 10_000 })
+    }`))
+  const gate = `${moduleFile(t, '')}.open`
+  const open = () => writeFileSync(gate, '')
   const { app, log } = await createApp(t, { tasks: [task], threads: { max: 2 } })
   await app.ready()
-  return async (prepare: (handles: TaskHandle[]) => void) => {
+  return async (prepare: (handles: TaskHandle[], open: () => void) => void) => {
     const handles: TaskHandle[] = []
-    prepare(handles)
-    handles.push(...[{ n: 1, ms: 150 }, { n: 2, ms: 20 }].map(payload => app.backgroundTasks.add(task, payload)))
+    prepare(handles, open)
+    handles.push(...[{ n: 1, gate }, { n: 2, gate: null }].map(payload => app.backgroundTasks.add(task, payload)))
     const ids = handles.map(({ id }) => id)
-    await Promise.all(handles.map(handle => handle.settled()))
+    await handles[1].settled()
+    open()
+    await handles[0].settled()
     const all = await Promise.all(ids.map(id => app.backgroundTasks.find(id)))
-    // Time for what should not run.
-    await sleep(100)
-    return { all, lines: log.filter(({ msg }) => /^(begun|end)/.test(msg)).map(({ msg, task }) => `${msg}, of ${ids.indexOf(task!.id) + 1}`).sort() }
+    // One thread has ended both, or is free for what should not run.
+    await app.backgroundTasks.add(task, { n: 3, gate: null }).settled()
+    return { all, lines: log.filter(({ msg }) => /^(begun|end) [12]/.test(msg)).map(({ msg, task }) => `${msg}, of ${ids.indexOf(task!.id) + 1}`).sort() }
   }
 }
 
@@ -53,9 +63,14 @@ test('a thread that exits while it starts: its task runs on the next that is fre
   const run = await runTwo(t)
   const exits = join(folder, 'exits.js')
   writeFileSync(exits, 'process.exit(0)')
-  const { all, lines } = await run(() => {
+  const { all, lines } = await run((_, open) => {
     starting = () => {
       starting = file => file
+      onExit = () => {
+        onExit = () => {}
+        // The pool hears of it after this.
+        setImmediate(open)
+      }
       return exits
     }
   })
