@@ -36,12 +36,16 @@ const postgresFolder = findBinary('initdb', postgresFolders())?.replace(/\/initd
 /** Postgres refuses to run as root. */
 const postgresUser = process.getuid?.() === 0 ? userIds('postgres') ?? userIds('nobody') : null
 
+// Empty is as good as not set, as it is for the script that installs the servers.
+const redisUrl = process.env.REDIS_URL || undefined
+const postgresUrl = process.env.DATABASE_URL || undefined
+
 /** Why a test that needs a Redis cannot run, or `false`. */
 export const noOwnRedis: string | false = redisServer !== undefined
   ? false
   : 'there is no redis-server on this machine: install one (Debian: redis-server)'
 
-export const noRedis: string | false = process.env.REDIS_URL !== undefined
+export const noRedis: string | false = redisUrl !== undefined
   ? false
   : noOwnRedis && `${noOwnRedis}, or set REDIS_URL`
 
@@ -50,18 +54,18 @@ export const noOwnPostgres: string | false = postgresFolder !== undefined
   ? false
   : 'there are no binaries of PostgreSQL on this machine: install them (Debian: postgresql)'
 
-export const noPostgres: string | false = process.env.DATABASE_URL !== undefined
+export const noPostgres: string | false = postgresUrl !== undefined
   ? false
   : noOwnPostgres && `${noOwnPostgres}, or set DATABASE_URL`
 
 /** The Redis of `REDIS_URL`, or one that ends with the test. */
 export async function redis (t: Test): Promise<Service> {
-  return process.env.REDIS_URL !== undefined ? { url: process.env.REDIS_URL } : ownRedis(t)
+  return redisUrl !== undefined ? { url: redisUrl } : ownRedis(t)
 }
 
 /** The Postgres of `DATABASE_URL`, or one that ends with the test. */
 export async function postgres (t: Test): Promise<Service> {
-  return process.env.DATABASE_URL !== undefined ? { url: process.env.DATABASE_URL } : ownPostgres(t)
+  return postgresUrl !== undefined ? { url: postgresUrl } : ownPostgres(t)
 }
 
 /** A Redis that the test may stop and start. It writes each command to the disk before it answers. */
