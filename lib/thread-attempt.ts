@@ -15,12 +15,14 @@ import { logFailed } from './write-log'
 /** Milliseconds that a handler has to end by itself after its signal has aborted; then its thread is ended. */
 const GRACE = 200
 
+/** Attempts made so far. */
+let count = 0
+
 type Log = FastifyBaseLogger & { isLevelEnabled?: (level: LogLevel) => boolean }
 
 /** The main thread's side of an attempt that runs on a thread, and its async context, for what the thread says. */
 export class ThreadAttempt extends AsyncResource {
-  static #count = 0
-  readonly #number = ++ThreadAttempt.#count
+  readonly #number = ++count
   readonly #attempt: Attempt
   readonly #file: string
   /** What the attempt has been given up for, or its time is over for. */
