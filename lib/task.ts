@@ -209,7 +209,7 @@ export class Task implements TaskHandle {
 
   async #settledInBackend (): Promise<TaskState> {
     const { store } = this.extra
-    // eslint-disable-next-line no-unmodified-loop-condition
+    // eslint-disable-next-line no-unmodified-loop-condition -- the store closes meanwhile
     while (store !== null && !store.closed) {
       const info = await store.find(this.id).catch(() => undefined)
       if (info === null) break

@@ -5,17 +5,15 @@ import type { ThreadAbort, ThreadMessage } from './thread-messages'
 /** A channel to one thread, which its attempts use one after the other: to make one for each would cost more than all else. */
 export class ThreadChannel {
   readonly #port: MessagePort
-  readonly #onClose: (channel: ThreadChannel) => void
   /** The thread's end, until a request takes it there. */
   #far: MessagePort | null
   #attempt: ThreadAttempt | null = null
 
-  /** @param onClose called once or more often, when the thread has ended too */
+  /** @param onClose called when it has been closed, or the thread has ended */
   constructor (onClose: (channel: ThreadChannel) => void) {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     this.#far = port2
-    this.#onClose = onClose
     port1.on('message', (message: ThreadMessage) => {
       const attempt = this.#attempt
       // In the async context of the attempt, not in that of the one which made the channel.
@@ -52,9 +50,8 @@ export class ThreadChannel {
     for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#attempt?.receive(next.message)
   }
 
+  /** It stays taken, so that no other attempt gets it. */
   close (): void {
-    this.#attempt = null
     this.#port.close()
-    this.#onClose(this)
   }
 }

@@ -257,7 +257,7 @@ test('failures from before the first look, with what caused them; and what runs 
   const { app, stream, act } = await serve(t, { tasks: [defined] })
   app.backgroundTasks.add({ name: 'other name' }, defined, { n: 1 })
   app.backgroundTasks.add(function plain (a: number, b: string) {
-    // eslint-disable-next-line no-throw-literal
+    // eslint-disable-next-line no-throw-literal -- what is no error is what is tested
     if (broken) throw 'a string'
     seen.push([a, b])
   }, 1, 'b')

@@ -47,7 +47,7 @@ test('a failed attempt is the backend\'s to try again; only the last one is repo
 })
 
 test('a task that throws undefined has failed', async t => {
-  const task = defineTask('task', async () => { throw undefined }) // eslint-disable-line no-throw-literal
+  const task = defineTask('task', async () => { throw undefined }) // eslint-disable-line no-throw-literal -- what is no error is what is tested
   const { backend } = await createApp(t, [task])
   t.same(await backend.deliver({ name: 'task' }), { state: 'failed', error: undefined })
 })
@@ -97,7 +97,7 @@ test('what the close cuts off is no attempt, and no failure', async t => {
   const other = defineTask('other', async (_payload: undefined, ctx: TaskContext) => {
     start()
     await once(ctx.signal, 'abort')
-    throw null // eslint-disable-line no-throw-literal
+    throw null // eslint-disable-line no-throw-literal -- what is no error is what is tested
   })
   const final = defineTask('final', async (_payload: undefined, ctx: TaskContext) => {
     start()

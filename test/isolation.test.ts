@@ -8,10 +8,10 @@ function thenable (then: (resolve: (value?: unknown) => void, reject: (error: un
 
 const failures: Record<string, () => unknown> = {
   'throws an error': () => { throw new Error('boom') },
-  'throws undefined': () => { throw undefined }, // eslint-disable-line no-throw-literal
-  'throws a string': () => { throw 'boom' }, // eslint-disable-line no-throw-literal
+  'throws undefined': () => { throw undefined }, // eslint-disable-line no-throw-literal -- what is no error is what is tested
+  'throws a string': () => { throw 'boom' }, // eslint-disable-line no-throw-literal -- what is no error is what is tested
   rejects: async () => { throw new Error('boom') },
-  'rejects with nothing': () => Promise.reject(), // eslint-disable-line prefer-promise-reject-errors
+  'rejects with nothing': () => Promise.reject(), // eslint-disable-line prefer-promise-reject-errors -- what is no error is what is tested
   'rejects later': () => new Promise((_resolve, reject) => { setImmediate(reject, new Error('boom')) }),
   'returns a thenable that rejects': () => thenable((_resolve, reject) => reject(new Error('boom'))),
   'returns a thenable that throws': () => thenable(() => { throw new Error('boom') }),

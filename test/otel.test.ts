@@ -84,7 +84,7 @@ test('each attempt has its span; exceptions and their types are recorded', async
       if (++attempts === 1) throw refused
       if (attempts === 2) throw new RangeError('too far')
     })
-    request.backgroundTasks.add({ name: 'text' }, () => { throw 'a text' }) // eslint-disable-line no-throw-literal
+    request.backgroundTasks.add({ name: 'text' }, () => { throw 'a text' }) // eslint-disable-line no-throw-literal -- what is no error is what is tested
     request.backgroundTasks.add({ name: 'hostile' }, async () => { throw hostile })
     request.backgroundTasks.add({ name: 'stackless' }, () => { throw Object.assign(new Error('no stack'), { stack: undefined }) })
     return 'x'

@@ -143,7 +143,7 @@ test('a write has at most a thousand tasks, unless one request has more', async 
 for (const [name, onStore, cause] of [
   ['refuses', async () => { throw new Error('OOM command not allowed') }, /OOM command not allowed/],
   ['refuses without a message', async () => { throw Object.assign(new Error(''), { code: 'ECONNREFUSED' }) }, /ECONNREFUSED/],
-  ['throws what is no error', async () => { throw 'full' }, /full/], // eslint-disable-line no-throw-literal
+  ['throws what is no error', async () => { throw 'full' }, /full/], // eslint-disable-line no-throw-literal -- what is no error is what is tested
   ['never answers', never, /no answer within 1000 ms/]
 ] as const) {
   test(`a server that ${name}: 503 within the bound, and nothing is left behind`, async t => {

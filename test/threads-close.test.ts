@@ -96,7 +96,7 @@ test('a task of a backend that the close cuts off is given back, whether it thro
     backend.deliver({ name: 'spin' }, { progress }),
     backend.deliver({ name: 'spin' }, { progress })
   ]
-  // eslint-disable-next-line no-unmodified-loop-condition
+  // eslint-disable-next-line no-unmodified-loop-condition -- `progress` counts meanwhile
   while (running < 3) await turns(1)
   await app.close()
   for (const end of ends) t.match(await end, { state: 'not attempted', reason: { code: 'FST_BGT_CLOSE_TIMEOUT' } })

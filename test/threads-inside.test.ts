@@ -10,6 +10,19 @@ import { moduleFile, typeScriptFile } from './support/threads'
 
 let number = 0
 
+const usual = {
+  id: '1',
+  name: 'task',
+  attempt: 1,
+  requestId: null,
+  carrier: null,
+  payload: { json: undefined },
+  level: 'info',
+  levels: ['info', 'error'],
+  timed: true,
+  over: false
+} as const
+
 /** Runs an attempt, and resolves with all that it says. `talk` is given the other end of the port. */
 async function attempt (t: Test, text: string, request: Partial<ThreadRequest> = {}, talk: (port: MessagePort, number: number) => void = () => {}) {
   const { port1, port2 } = new MessageChannel()
@@ -19,19 +32,10 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
   number++
   talk(port1, number)
   await run({
+    ...usual,
     number,
-    id: '1',
-    name: 'task',
-    attempt: 1,
-    requestId: null,
-    carrier: null,
     file: new URL(`file://${moduleFile(t, text)}`).href,
-    payload: { json: undefined },
-    level: 'info',
-    levels: ['info', 'error'],
-    timed: true,
     port: port2,
-    over: false,
     ...request
   })
   while (!said.some(({ type }) => type === 'completed' || type === 'failed')) await once(port1, 'message')
@@ -83,9 +87,7 @@ test('an attempt that is given up while its module loads does not begin', async 
 
 test('an attempt that has ended before it came to a thread does not begin', async t => {
   const file = new URL(`file://${moduleFile(t, 'export default () => { globalThis.ranAfterItsEnd = true }')}`).href
-  await run({
-    number: ++number, id: '1', name: 'task', attempt: 1, requestId: null, carrier: null, file, payload: { json: undefined }, level: 'info', levels: [], timed: false, port: null, over: true
-  })
+  await run({ ...usual, number: ++number, file, port: null, over: true })
   t.notOk('ranAfterItsEnd' in globalThis)
 })
 

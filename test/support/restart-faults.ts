@@ -13,7 +13,7 @@ export async function restartFaults (t: Test, server: OwnService, signal: 'SIGTE
   let next = 0
   let stop = false
   const clients = Array.from({ length: 8 }, async () => {
-    while (!stop) { // eslint-disable-line no-unmodified-loop-condition
+    while (!stop) { // eslint-disable-line no-unmodified-loop-condition -- it is set below, while the clients run
       const n = next++
       const begin = performance.now()
       const { status } = await web.send('POST', `/record/${n}`)
