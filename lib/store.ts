@@ -61,7 +61,7 @@ const MAX_WRITE = 1_000
  * Where a backend takes any number of writes, so many requests do not wait for the others of their turn: its server has
  * something to do then while this process goes on.
  */
-const EARLY_WRITE = 16
+const EARLY_WRITE = 8
 
 /** What ids look like; whoever asks for another one, perhaps from a URL, shall not reach other things that a server keeps. */
 const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/

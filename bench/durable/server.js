@@ -1,5 +1,6 @@
 'use strict'
 
+require('bullmq')
 const Fastify = require('fastify')
 const { randomUUID } = require('node:crypto')
 const { Client } = require('pg')

@@ -43,19 +43,6 @@ export function redisConnection (connection: string | object, overrides: object)
   return { retryStrategy, ...connection, ...overrides }
 }
 
-/**
- * Joins the commands that are on their way to a client of Redis into one write. A system call for each of them, which wakes the
- * server each time, costs this process more than all that it does for a job.
- */
-export function joinWrites (client: object): void {
-  // A cluster has one for each node, and goes on without.
-  const { stream } = client as { stream?: Socket | null }
-  if (stream === undefined || stream === null) return
-  stream.cork()
-  // Once the promises that bring them here have run, and before the event loop goes on.
-  queueMicrotask(() => process.nextTick(() => stream.uncork()))
-}
-
 /** What makes a second client like a ready one. A cluster is copied by BullMQ, where it has to be. */
 export function optionsOf (connection: string | object): string | object {
   return isClient(connection) && !isCluster(connection) ? (connection as { options: object }).options : connection

@@ -1,9 +1,8 @@
-import type { Job, JobsOptions, UnrecoverableError } from 'bullmq'
+import type { Job, JobJson, UnrecoverableError } from 'bullmq'
 import { received } from '../received'
 import type { TaskState } from '../task'
 import { isUnrecoverable } from '../unrecoverable-error'
 import type { ListedTask, StoredTask, TaskInfo } from './backend'
-import type { RETAIN } from './retention'
 
 /* How a task is a job of BullMQ, and a job a task. */
 
@@ -14,7 +13,8 @@ export type JobData = {
 
 export type TaskJob = Job<JobData>
 
-export interface NewJob { name: string, data: JobData, opts: JobsOptions }
+/** What BullMQ reads of a job that is to be added. */
+export type NewJob = Pick<JobJson, 'id' | 'name' | 'data' | 'opts' | 'timestamp'> & { deduplicationId: string | undefined }
 
 /** The reason of a failure where the task was called off while it ran. */
 export const CANCELLED = 'FST_BGT_CANCELLED'
@@ -35,28 +35,29 @@ const FINISHED: Record<string, TaskState> = { ...UNFINISHED, completed: 'complet
 /** The lists of the queue that are listed, in the order it is asked for them. */
 export const LISTED = ['running', 'waiting', 'delayed', 'failed'] as const
 
-/** @param retain what BullMQ is to keep of settled tasks; everything, if that is seen to elsewhere */
-export function newJob (task: StoredTask, retain: typeof RETAIN | null): NewJob {
+export function newJob (task: StoredTask): NewJob {
   const { id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe, carrier } = task
+  // JSON passes over what is undefined.
+  const data: JobData = {
+    label: label === name ? undefined : label,
+    payload: payload ?? undefined,
+    requestId: requestId ?? undefined,
+    timeout: timeout === 0 ? undefined : timeout,
+    dedupe: dedupe ?? undefined,
+    carrier: carrier ?? undefined
+  }
   return {
+    id,
     name,
-    // JSON passes over what is undefined.
-    data: {
-      label: label === name ? undefined : label,
-      payload: payload ?? undefined,
-      requestId: requestId ?? undefined,
-      timeout: timeout === 0 ? undefined : timeout,
-      dedupe: dedupe ?? undefined,
-      carrier: carrier ?? undefined
-    },
+    data: JSON.stringify(data),
+    timestamp: Date.now(),
+    deduplicationId: dedupe ?? undefined,
     opts: {
-      jobId: id,
-      attempts,
+      ...(attempts === 1 ? {} : { attempts }),
       // Postgres takes no fractions.
       ...(delay === 0 ? {} : { delay: Math.ceil(delay) }),
       ...(backoff === null ? {} : { backoff: { ...backoff, delay: Math.ceil(backoff.delay) } }),
-      ...(dedupe === null ? {} : { deduplication: { id: dedupe } }),
-      ...(retain === null ? {} : { removeOnComplete: retain.completed, removeOnFail: retain.failed })
+      ...(dedupe === null ? {} : { deduplication: { id: dedupe } })
     }
   }
 }

@@ -1,4 +1,4 @@
-import type { Queue, Worker } from 'bullmq'
+import type { JobJson, Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, period, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
@@ -6,10 +6,11 @@ import { reasonOf, received } from '../received'
 import type { LogOf } from '../request-log'
 import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './backend'
-import { isClient, isCluster, isPool, isPostgres, joinWrites, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
+import { isClient, isCluster, isPool, isPostgres, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
 import { retryingDeadlocks, runOnTables } from './bullmq-postgres'
 import { Pruning } from './bullmq-pruning'
+import { addInBatches } from './bullmq-redis'
 import { RETAIN, retention, type Retention } from './retention'
 import { Troubles } from './troubles'
 
@@ -51,7 +52,8 @@ export interface BullmqOptions {
    */
   maxCrashes?: number
   /**
-   * How long settled tasks can be found: seconds, and how many. In Postgres a worker removes the others every 15 s.
+   * How long settled tasks can be found: seconds, and how many. The workers remove the others: in Redis with each task that
+   * settles, in Postgres every 15 s.
    * @default { completed: { age: 86_400, count: 10_000 }, failed: { age: 604_800, count: 10_000 } }
    */
   retain?: { completed?: Retention, failed?: Retention }
@@ -106,8 +108,6 @@ class BullmqBackend implements TaskBackend {
   #queue!: Queue<JobData>
   #worker: Worker<JobData> | null = null
   #pruning: Pruning | null = null
-  /** That of ioredis, for what BullMQ leaves to it. */
-  #client: object = {}
   #log!: FastifyBaseLogger
   #logs!: LogOf
   readonly #postgresConnections = new PostgresConnections()
@@ -150,7 +150,6 @@ class BullmqBackend implements TaskBackend {
     }
     this.#queue.on('error', error => this.#inTrouble(error))
     await this.#queue.waitUntilReady()
-    if (!this.#postgres) this.#client = await (this.#queue.getBackend() as unknown as { client: Promise<object> }).client
   }
 
   /** BullMQ leaves the tables of a ready pool to its owner. The pool's search path decides where they are. */
@@ -191,9 +190,7 @@ class BullmqBackend implements TaskBackend {
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    if (this.#postgres) return this.#storeInPostgres(batches)
-    joinWrites(this.#client)
-    return Promise.all(batches.map(tasks => this.#storeInRedis(tasks)))
+    return this.#postgres ? this.#storeInPostgres(batches) : this.#storeInRedis(batches)
   }
 
   /** All in one statement. */
@@ -208,34 +205,28 @@ class BullmqBackend implements TaskBackend {
     }
   }
 
-  /** A command, or a transaction, for each request: one that fails, fails alone. */
-  async #storeInRedis (tasks: StoredTask[]): Promise<string[] | Error> {
-    try {
-      return await this.#storeTogether(tasks)
-    } catch (error) {
-      // Redis does not undo what it did before a command failed: what it may have is taken out again. A server that cannot
-      // be reached has its reasons to refuse this too. One with a dedupe id may by now be the task of somebody else's 2xx.
-      for (const { id, dedupe } of tasks) if (dedupe === null) this.#queue.remove(id).catch(() => {})
-      return error as Error
-    }
-  }
-
-  /** All or none. In Redis `addBulk` may store a part of them, and in Postgres it makes two temporary tables each time (BullMQ 6.7). */
+  /** All or none: `addBulk` makes two temporary tables each time (BullMQ 6.7). */
   async #storeTogether (tasks: StoredTask[]): Promise<string[]> {
-    const jobs = tasks.map(task => newJob(task, this.#postgres ? null : this.#retain))
-    if (jobs.length === 1) {
-      const { name, data, opts } = jobs[0]!
-      return [(await this.#queue.add(name, data, opts)).id as string]
-    }
-    const entries = jobs.map(({ name, data, opts }) => {
-      const job = new this.#bullmq.Job(this.#queue, name, data, opts, opts.jobId)
-      return { queueName: this.#queue.name, prefix: this.#queue.opts.prefix as string, jobData: job.asJSON(), jobId: job.id as string, parentKeyOpts: {} }
-    })
-    const results = await this.#queue.getBackend().addFlow(entries)
+    const { name: queueName, opts: { prefix } } = this.#queue
+    const backend = this.#queue.getBackend()
+    const jobs = tasks.map(task => newJob(task) as JobJson)
+    if (jobs.length === 1) return [await backend.addJob(jobs[0]!, jobs[0]!.id)]
+    const results = await backend.addFlow(jobs.map(job => ({ queueName, prefix: prefix as string, jobData: job, jobId: job.id, parentKeyOpts: {} })))
     return results.map(([error, id]) => {
       if (error !== null) throw error
       return String(id)
     })
+  }
+
+  async #storeInRedis (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
+    const results = await addInBatches(this.#queue, batches.map(tasks => tasks.map(newJob)))
+    // Redis does not undo what it did before something failed: what it may have is taken out again. A server that cannot
+    // be reached has its reasons to refuse this too. One with a dedupe id may by now be the task of somebody else's 2xx.
+    results.forEach((result, index) => {
+      if (!(result instanceof Error)) return
+      for (const { id, dedupe } of batches[index]!) if (dedupe === null) this.#queue.remove(id).catch(() => {})
+    })
+    return results
   }
 
   async work (concurrency: number, deliver: Deliver): Promise<void> {
@@ -248,6 +239,8 @@ class BullmqBackend implements TaskBackend {
       ? new (withBackend(retryingDeadlocks(createPostgresBackend)).Worker)(queue, process as never, { connection: this.#postgresConnection() as never, ...options }) as unknown as Worker
       : new Worker(queue, process, {
         connection: redisConnection(optionsOf(connection), { maxRetriesPerRequest: null }),
+        removeOnComplete: this.#retain.completed,
+        removeOnFail: this.#retain.failed,
         ...(prefix === undefined ? {} : { prefix }),
         ...options
       })
