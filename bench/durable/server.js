@@ -1,6 +1,5 @@
 'use strict'
 
-require('bullmq')
 const Fastify = require('fastify')
 const { randomUUID } = require('node:crypto')
 const { Client } = require('pg')

@@ -1,4 +1,4 @@
-import type { Job, JobJson, UnrecoverableError } from 'bullmq'
+import type { Job, JobJson, JobsOptions, UnrecoverableError } from 'bullmq'
 import { received } from '../received'
 import type { TaskState } from '../task'
 import { isUnrecoverable } from '../unrecoverable-error'
@@ -46,20 +46,12 @@ export function newJob (task: StoredTask): NewJob {
     dedupe: dedupe ?? undefined,
     carrier: carrier ?? undefined
   }
-  return {
-    id,
-    name,
-    data: JSON.stringify(data),
-    timestamp: Date.now(),
-    deduplicationId: dedupe ?? undefined,
-    opts: {
-      ...(attempts === 1 ? {} : { attempts }),
-      // Postgres takes no fractions.
-      ...(delay === 0 ? {} : { delay: Math.ceil(delay) }),
-      ...(backoff === null ? {} : { backoff: { ...backoff, delay: Math.ceil(backoff.delay) } }),
-      ...(dedupe === null ? {} : { deduplication: { id: dedupe } })
-    }
-  }
+  const opts: JobsOptions = { attempts }
+  // Postgres takes no fractions.
+  if (delay !== 0) opts.delay = Math.ceil(delay)
+  if (backoff !== null) opts.backoff = { ...backoff, delay: Math.ceil(backoff.delay) }
+  if (dedupe !== null) opts.deduplication = { id: dedupe }
+  return { id, name, data: JSON.stringify(data), opts, timestamp: Date.now(), deduplicationId: dedupe ?? undefined }
 }
 
 function labelOf ({ name, data }: TaskJob): string {
