@@ -18,6 +18,7 @@ export class Attempt {
   readonly #executor: Executor
   readonly spec: TaskSpec
   #controller: AbortController | null = null
+  #onStop: ((reason: unknown) => void) | null = null
   #diScope: Container | undefined
   /** It waits for a thread: nothing runs of it. */
   waits = false
@@ -97,6 +98,13 @@ export class Attempt {
     return this.#controller.signal
   }
 
+  /** Calls back when the function is to stop, at once if it is already: for a thread, where a signal here is more than is needed. */
+  whenStopped (onStop: (reason: unknown) => void): void {
+    const reason = this.#reason ?? this.line.runtime.closeReason
+    if (reason === null) this.#onStop = onStop
+    else onStop(reason)
+  }
+
   /** A DI scope of the attempt's own. */
   get diScope (): Container | undefined {
     // Nobody would dispose one that is made when the handler has ended.
@@ -122,6 +130,9 @@ export class Attempt {
 
   /** Tells the function to stop. Its attempt goes on: whether it ends, and how, is still for it to say. */
   abort (reason: unknown): void {
+    const onStop = this.#onStop
+    this.#onStop = null
+    onStop?.(reason)
     this.#controller?.abort(reason)
   }
 
@@ -134,7 +145,7 @@ export class Attempt {
       this.line.runtime.ledger.abandon(this.line)
       publishAbandon(this.task, this.line, reason)
     }
-    this.#controller?.abort(reason)
+    this.abort(reason)
   }
 
   /** From here on it cannot be called off: abort listeners and `onError`, which may try to, find nothing to cancel. */

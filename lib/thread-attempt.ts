@@ -8,7 +8,7 @@ import { describe, type TaskDescription } from './report'
 import { Snapshot } from './snapshot'
 import type { ThreadChannel } from './thread-channel'
 import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
-import type { ThreadPool } from './thread-pool'
+import { EndOfThread, type ThreadPool } from './thread-pool'
 import { decodeThrown, encodeThrown } from './thrown'
 import { logFailed } from './write-log'
 
@@ -25,11 +25,15 @@ export class ThreadAttempt extends AsyncResource {
   readonly #number = ++count
   readonly #attempt: Attempt
   readonly #file: string
-  /** What the attempt has been given up for, or its time is over for. */
-  readonly signal: AbortSignal
+  /** It is to stop: it has been given up, or its time is over, or the application closes. */
+  aborted = false
+  /** What for. */
+  reason: unknown
+  /** Called when that happens. */
+  onAbort: (() => void) | null = null
   /** Taken where the run is active; it may have to wait for a thread. */
   readonly #carrier = currentCarrier()
-  readonly #thread = new AbortController()
+  readonly #thread = new EndOfThread()
   /** Taken before the next attempt begins: that may be while this one still has its grace. */
   readonly #description: TaskDescription
   #log: FastifyBaseLogger | null = null
@@ -42,28 +46,30 @@ export class ThreadAttempt extends AsyncResource {
     super('fastify-background-tasks.thread')
     this.#attempt = attempt
     this.#file = file
-    this.signal = attempt.signal
     this.#description = describe(attempt.task)
+    attempt.whenStopped(reason => {
+      this.aborted = true
+      this.reason = reason
+      this.onAbort?.()
+    })
   }
 
   /** Runs the attempt on a thread of the pool. */
   async run (pool: ThreadPool): Promise<unknown> {
-    const { signal } = this
     const { task } = this.#attempt
     let grace: NodeJS.Timeout | undefined
-    const abort = () => {
-      this.#channel?.post({ number: this.#number, reason: encodeThrown(signal.reason) })
-      grace = setTimeout(() => this.#thread.abort(), GRACE)
+    this.onAbort = () => {
+      this.#channel?.post({ number: this.#number, reason: encodeThrown(this.reason) })
+      grace = setTimeout(() => this.#thread.abort(this.reason), GRACE)
     }
-    signal.addEventListener('abort', abort, { once: true })
     let died: unknown
     try {
-      await pool.run(this, this.#request(), this.#transfer(), this.#thread.signal)
+      await pool.run(this, this.#request(), this.#transfer(), this.#thread)
     } catch (error) {
-      died = this.#thread.signal.aborted ? this.#thread.signal.reason : error
+      died = this.#thread.aborted ? this.#thread.reason : error
     } finally {
       this.#over = true
-      signal.removeEventListener('abort', abort)
+      this.onAbort = null
       clearTimeout(grace)
       // Whatever the thread has said, it has said before its end.
       this.#channel?.receiveAll()
@@ -73,16 +79,16 @@ export class ThreadAttempt extends AsyncResource {
     }
     const end = this.#end as ThreadEnd | null
     // Not the task's failure, but somebody's.
-    if (end !== null && died !== undefined && !this.#thread.signal.aborted) this.#attempt.line.runtime.report.threadEnded(died)
+    if (end !== null && died !== undefined && !this.#thread.aborted) this.#attempt.line.runtime.report.threadEnded(died)
     if (end?.type === 'completed') return end.result
-    if (end !== null) throw decodeThrown(end.thrown, signal)
-    if (signal.aborted) throw signal.reason
+    if (end !== null) throw decodeThrown(end.thrown, this)
+    if (this.aborted) throw this.reason
     throw threadDied(task.name, died)
   }
 
   /** Whether nothing of it is to begin any more. The pool keeps it all the same if no thread could be made for it. */
   get over (): boolean {
-    return this.#over || this.signal.aborted
+    return this.#over || this.aborted
   }
 
   /** The pool has chosen a thread, and is about to hand it the request. */

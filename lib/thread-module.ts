@@ -14,11 +14,23 @@ export function moduleUrl (file: unknown): string | null {
   return isAbsolute(file) ? pathToFileURL(file).href : null
 }
 
+/** Those of this thread, by the URL of their module: an `import` looks for the file again. */
+const handlers = new Map<string, TaskHandler<any, unknown>>()
+
 /**
  * The handler of a task's module, in this thread: its default export.
  * @throws FST_BGT_INVALID_MODULE
  */
 export async function loadHandler (task: string, file: string): Promise<TaskHandler<any, unknown>> {
+  let handler = handlers.get(file)
+  if (handler === undefined) {
+    handler = await importHandler(task, file)
+    handlers.set(file, handler)
+  }
+  return handler
+}
+
+async function importHandler (task: string, file: string): Promise<TaskHandler<any, unknown>> {
   const path = fileURLToPath(file)
   if (!existsSync(path)) throw new FST_BGT_INVALID_MODULE(task, `a file that exists, received ${path}`)
   let exported: any

@@ -85,7 +85,7 @@ export class Threads {
     if (thrown !== null) throw decodeThrown(thrown)
   }
 
-  /** Runs an attempt as soon as a thread is free. Rejects with the reason of its signal if it is given up before that. */
+  /** Runs an attempt as soon as a thread is free. Rejects with what it is given up for before that. */
   run (attempt: Attempt, file: string): Promise<unknown> {
     const { task } = attempt
     return new Promise((resolve, reject) => {
@@ -96,11 +96,13 @@ export class Threads {
         resolve(threadAttempt.runInAsyncScope(() => this.#execute(threadAttempt)))
       }
       const waiting = { attempt: threadAttempt, task, start }
-      const { signal } = threadAttempt
-      if (signal.aborted) return reject(signal.reason)
+      if (threadAttempt.aborted) return reject(threadAttempt.reason)
       this.#waiting.add(waiting)
       attempt.waits = true
-      signal.addEventListener('abort', () => { if (this.#waiting.delete(waiting)) reject(signal.reason) }, { once: true })
+      threadAttempt.onAbort = () => {
+        this.#waiting.delete(waiting)
+        reject(threadAttempt.reason)
+      }
       this.#next()
     })
   }

@@ -13,6 +13,9 @@ export type Thrown =
   /** The reason that the signal aborted with. The other side has it, and knows it by its identity. */
   | { kind: 'reason' }
 
+/** What is known of a signal. */
+type Aborting = Pick<AbortSignal, 'aborted' | 'reason'>
+
 /** How far causes, and other errors in an error, are followed: they may lead back to its beginning. */
 const MAX_DEPTH = 8
 
@@ -25,15 +28,15 @@ const HIDDEN = ['cause', 'code', 'errors'] as const
 /** Classes that a `catch` may ask for. */
 const CLASSES = new Map<string, ErrorConstructor>([EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError].map(type => [type.name, type]))
 
-export function encodeThrown (thrown: unknown, signal?: AbortSignal): Thrown {
+export function encodeThrown (thrown: unknown, signal?: Aborting): Thrown {
   return new Encoder(signal).encode(thrown, 0)
 }
 
 class Encoder {
-  readonly #signal: AbortSignal | undefined
+  readonly #signal: Aborting | undefined
   #errors = 0
 
-  constructor (signal: AbortSignal | undefined) {
+  constructor (signal: Aborting | undefined) {
     this.#signal = signal
   }
 
@@ -75,7 +78,7 @@ class Encoder {
   }
 }
 
-export function decodeThrown (thrown: Thrown, signal?: AbortSignal): unknown {
+export function decodeThrown (thrown: Thrown, signal?: Aborting): unknown {
   if (thrown.kind === 'reason') return signal?.reason
   if (thrown.kind === 'value') return thrown.value
   if (thrown.kind === 'list') return thrown.items.map(item => decodeThrown(item, signal))

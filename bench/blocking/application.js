@@ -11,6 +11,8 @@ const work = require('./work')
  * `bare` is a thread without tasks, which computes and says nothing: what it costs, any pool costs.
  */
 
+let runTask
+
 answer({
   async listen ({ build, where, primes }) {
     const backgroundTasks = require(build)
@@ -34,16 +36,21 @@ answer({
       return {}
     })
     app.get('/done', async () => ({ done }))
+    runTask = n => (where === 'threads' ? app.backgroundTasks.add(onThread, n) : app.backgroundTasks.add(work, n)).settled()
     await app.listen({ host: '127.0.0.1', port: 0 })
     return app.server.address().port
 
     /** Adds a task, and the next one when it is done. */
     function add () {
-      const handle = where === 'threads' ? app.backgroundTasks.add(onThread, primes) : app.backgroundTasks.add(work, primes)
-      handle.settled().then(state => {
+      runTask(primes).then(state => {
         if (state === 'completed') done++
         if (started) add()
       })
     }
+  },
+
+  /** Runs so many tasks that are over at once. */
+  async warmUp ({ count }) {
+    for (let i = 0; i < count; i++) await runTask(1)
   }
 })

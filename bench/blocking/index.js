@@ -21,7 +21,8 @@ const { quantile, summarize } = require('../statistics')
 const HOST = '127.0.0.1'
 /** Milliseconds between two requests. */
 const PACE = 5
-const WARM_UP = 500
+/** Requests before the first slice, and tasks that are over at once: so many that the engine has compiled what they go through. */
+const WARM_UP = 5_000
 /** Threads that run tasks, the plugin's default. */
 const THREADS = Math.max(availableParallelism() - 1, 1)
 /** Tasks that have been added and not been done: so many that no thread of the pool is ever without one. */
@@ -58,13 +59,15 @@ async function main () {
       ['idle server', 'threads', false], ['tasks on the main thread', 'main', true], ['tasks on threads', 'threads', true], ['a bare thread that computes', 'bare', true]
     ]) {
       const child = start('blocking/application.js')
-      servers.push({ name, tasks: busy ? BACKLOG : 0, stop: () => child.stop(), port: await child.call('listen', { build: resolve(options.build), where, primes }) })
+      const port = await child.call('listen', { build: resolve(options.build), where, primes })
+      if (busy) await child.call('warmUp', { count: WARM_UP })
+      servers.push({ name, tasks: busy ? BACKLOG : 0, stop: () => child.stop(), port })
     }
     const python = findPython()
     if (python === null) console.error('FastAPI and uvicorn are not installed: without them.')
     else for (const busy of [false, true]) servers.push(await fastApi(python, primes, busy))
     const first = preferClient()
-    for (const server of servers) await slice(server, WARM_UP)
+    for (const server of servers) await warmUp(server)
     const samples = new Map(servers.map(({ name }) => [name, []]))
     for (let round = 0; round < Number(options.rounds); round++) {
       for (const server of round % 2 === 0 ? servers : servers.toReversed()) samples.get(server.name).push(await slice(server, Number(options.slice)))
@@ -82,6 +85,10 @@ async function main () {
  */
 function preferClient () {
   return spawnSync('chrt', ['--fifo', '--pid', '1', process.pid]).status === 0
+}
+
+async function warmUp ({ port }) {
+  for (let i = 0; i < WARM_UP; i += 10) await Promise.all(Array.from({ length: 10 }, () => ask(port)))
 }
 
 /** The latencies of the idle route, in ms, and how many tasks were done a second meanwhile. */
