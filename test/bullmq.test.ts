@@ -270,6 +270,47 @@ test('tasks of one request that are stored by different scripts of BullMQ', { sk
   t.match(await client.getJobCounts('waiting', 'delayed'), { waiting: 100, delayed: 50 })
 })
 
+test('a client that gathers commands by itself', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const client = new Redis(url, { enableAutoPipelining: true })
+  t.teardown(() => client.disconnect())
+  for (const connection of [client, { host: client.options.host, port: client.options.port, enableAutoPipelining: true }]) {
+    const queue = `pipelines-${randomUUID()}`
+    const { app } = await createApp(t, { connection, queue }, { worker: false })
+    app.get('/', async request => {
+      for (const delay of [0, 60_000, 0]) request.backgroundTasks.add({ delay }, task, 1)
+      return client.get('something')
+    })
+    await app.ready()
+    for (let round = 0; round < 3; round++) {
+      const responses = await Promise.all(Array.from({ length: 10 }, () => app.inject('/')))
+      t.same(responses.map(({ statusCode }) => statusCode), Array(10).fill(200))
+    }
+    t.equal(await client.llen(`bull:${queue}:wait`), 60)
+    t.equal(await client.zcard(`bull:${queue}:delayed`), 30)
+  }
+})
+
+test('a client is asked whether to connect anew where Redis refuses all that is written together', { skip: noRedis }, async t => {
+  const { url } = await redis(t)
+  const asked: string[] = []
+  const client = new Redis(url, {
+    reconnectOnError (error) {
+      asked.push(error.message)
+      return false
+    }
+  })
+  t.teardown(() => client.disconnect())
+  const queue = `refused-${randomUUID()}`
+  const { app } = await createApp(t, { connection: client, queue }, { worker: false })
+  app.get('/', async request => request.backgroundTasks.add(task, 1).id)
+  await app.ready()
+  await client.set(`bull:${queue}:wait`, 'x')
+  const responses = await Promise.all([1, 2, 3].map(() => app.inject('/')))
+  t.same(responses.map(({ statusCode }) => statusCode), [503, 503, 503])
+  t.match(asked, [/WRONGTYPE/])
+})
+
 test('the worker keeps so many settled tasks as it was told, whoever has added them', { skip: noRedis }, async t => {
   const { url } = await redis(t)
   const queue = `kept-${randomUUID()}`

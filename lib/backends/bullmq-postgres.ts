@@ -42,7 +42,7 @@ const UNKNOWN_NAME = /^42(P01|883|703|704)$/
 
 /**
  * Runs a statement on BullMQ's tables, and resolves with its rows; with `null` where BullMQ has other names for what it
- * uses, as its first versions 6 have.
+ * uses, as its first versions had.
  */
 export async function runOnTables (backend: object, text: string, values: unknown[]): Promise<unknown[] | null> {
   try {

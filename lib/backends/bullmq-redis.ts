@@ -1,4 +1,4 @@
-import type { IQueueBackend, JobJson, Queue } from 'bullmq'
+import type { JobJson, Queue } from 'bullmq'
 import type { NewJob } from './bullmq-jobs'
 
 /* How jobs are stored in Redis: those of a few requests by one command. */
@@ -8,17 +8,22 @@ interface Commands {
   runCommand (name: string, args: unknown[]): Promise<unknown>
 }
 
+interface Script { lua: string, numberOfKeys: number }
+
 /** What is used of ioredis, as BullMQ wraps it. */
 interface Client extends Commands {
-  /** What `defineCommand` has made, by name. */
-  readonly scriptsSet: Record<string, { lua: string, numberOfKeys: number }>
-  defineCommand (name: string, definition: { lua: string, numberOfKeys: number }): void
+  /** What `defineCommand` has made, by name. Other clients, which BullMQ takes too, have it not. */
+  readonly scriptsSet?: Record<string, Script>
+  defineCommand (name: string, script: Script): void
 }
 
-/** What BullMQ's own `FlowProducer` adds jobs with. */
+/** What BullMQ's backend on Redis adds each of its jobs with, also those of a transaction. */
 interface Adding {
   addJobToTransaction (commands: Commands, job: JobJson, id: string): Promise<string>
 }
+
+/** The scripts that can be called together, and how many keys they have. */
+type Scripts = ReadonlyMap<string, number>
 
 /** One call of a script, with its keys and arguments. */
 interface Call {
@@ -27,22 +32,56 @@ interface Call {
   reject (error: unknown): void
 }
 
-/** The server must not be held up by one command for long: calls, some 20 µs each. */
+/** Calls that go together, unless one request has more: the server must not be held up for long by 25 µs each. */
 const MAX_CALLS = 100
 
-/**
- * Stores jobs of a queue in batches, each whole or not at all. The result has for each batch the ids, or the error that kept it out.
- */
-export async function addInBatches (queue: Queue, batches: NewJob[][]): Promise<Array<string[] | Error>> {
-  const backend = queue.getBackend() as unknown as IQueueBackend & Adding & { client: Promise<Client> }
-  const calls = new Calls(await backend.client)
-  const stored = batches.map(jobs => {
-    const ids = Promise.all(jobs.map(job => backend.addJobToTransaction(calls, job as JobJson, job.id)))
-    if (calls.count >= MAX_CALLS) calls.send()
-    return ids.catch((error: Error) => error)
-  })
-  calls.send()
-  return Promise.all(stored)
+/** Stores jobs of a BullMQ queue in Redis. */
+export class RedisWriter {
+  readonly #backend: Adding
+  readonly #client: Client
+  readonly #scripts: Scripts
+
+  private constructor (backend: Adding, client: Client, scripts: Scripts) {
+    this.#backend = backend
+    this.#client = client
+    this.#scripts = scripts
+  }
+
+  /** @param queue one that is ready */
+  static async open (queue: Queue): Promise<RedisWriter> {
+    const backend = queue.getBackend() as unknown as Adding & { client: Promise<Client> }
+    const client = await backend.client
+    const scripts = new Map<string, number>()
+    for (const [name, { lua, numberOfKeys }] of Object.entries(client.scriptsSet ?? {})) {
+      if (!ADDING.test(name)) continue
+      client.defineCommand(callingEach(name), { lua: scriptCallingEach(lua), numberOfKeys })
+      scripts.set(name, numberOfKeys)
+    }
+    // A pipeline of ioredis knows the scripts of when it was opened; with `enableAutoPipelining` there may be one, until the turn ends.
+    await new Promise(resolve => { setImmediate(resolve) })
+    return new RedisWriter(backend, client, scripts)
+  }
+
+  /** Stores batches of jobs, each whole or not at all. The result has for each the ids, or the error that kept it out. */
+  add (batches: NewJob[][]): Promise<Array<string[] | Error>> {
+    let calls = new Calls(this.#client, this.#scripts)
+    const stored = batches.map(jobs => {
+      const ids = jobs.map(job => this.#backend.addJobToTransaction(calls, job as JobJson, job.id))
+      if (calls.count >= MAX_CALLS) {
+        calls.send()
+        calls = new Calls(this.#client, this.#scripts)
+      }
+      return settled(ids).catch((error: Error) => error)
+    })
+    calls.send()
+    return Promise.all(stored)
+  }
+}
+
+/** Nothing of them is under way any more when it rejects: what follows would else be overtaken by what they still do. */
+async function settled<T> (promises: Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(promises)
+  return Promise.all(promises)
 }
 
 /**
@@ -51,14 +90,19 @@ export async function addInBatches (queue: Queue, batches: NewJob[][]): Promise<
  */
 class Calls implements Commands {
   readonly #client: Client
-  #gathered = new Map<string, Call[]>()
+  readonly #scripts: Scripts
+  readonly #gathered = new Map<string, Call[]>()
+  #sent = false
   count = 0
 
-  constructor (client: Client) {
+  constructor (client: Client, scripts: Scripts) {
     this.#client = client
+    this.#scripts = scripts
   }
 
   runCommand (name: string, args: unknown[]): Promise<unknown> {
+    // BullMQ calls in the same turn (6.7). Should it take longer one day, that must cost time, and no task.
+    if (this.#sent) return this.#client.runCommand(name, args)
     this.count++
     return new Promise((resolve, reject) => {
       const calls = this.#gathered.get(name)
@@ -68,27 +112,20 @@ class Calls implements Commands {
   }
 
   send (): void {
+    this.#sent = true
     for (const [name, calls] of this.#gathered) {
-      if (calls.length === 1) this.#sendAlone(name, calls[0]!)
-      else this.#sendTogether(name, calls)
+      const numberOfKeys = this.#scripts.get(name)
+      if (calls.length !== 1 && numberOfKeys !== undefined) this.#sendTogether(name, numberOfKeys, calls)
+      else for (const { args, resolve, reject } of calls) this.#client.runCommand(name, args).then(resolve, reject)
     }
-    this.#gathered = new Map()
-    this.count = 0
   }
 
-  #sendAlone (name: string, { args, resolve, reject }: Call): void {
-    this.#client.runCommand(name, args).then(resolve, reject)
-  }
-
-  #sendTogether (name: string, calls: Call[]): void {
-    const { lua, numberOfKeys } = this.#client.scriptsSet[name]!
-    const each = `${name}:each`
-    if (this.#client.scriptsSet[each] === undefined) this.#client.defineCommand(each, { lua: callingEach(lua), numberOfKeys })
+  #sendTogether (name: string, numberOfKeys: number, calls: Call[]): void {
     // All of them are about one queue: they have the same keys.
     const args = calls[0]!.args.slice(0, numberOfKeys)
     args.push(calls[0]!.args.length - numberOfKeys)
     for (const call of calls) for (let index = numberOfKeys; index < call.args.length; index++) args.push(call.args[index])
-    this.#client.runCommand(each, args).then(replies => {
+    this.#client.runCommand(callingEach(name), args).then(replies => {
       calls.forEach(({ resolve, reject }, index) => {
         const reply = (replies as unknown[])[index]
         if (reply instanceof Error) reject(reply)
@@ -98,23 +135,36 @@ class Calls implements Commands {
   }
 }
 
+/** The names under which BullMQ has its scripts for a job that waits, and for one with a delay; its version follows. */
+const ADDING = /^add(Standard|Delayed)Job:[^:]*$/
+
+/** The name of the script that calls another one for each job. */
+function callingEach (name: string): string {
+  return `${name}:each`
+}
+
 /**
  * A script that calls another one for each list of arguments it is given; its first argument is their length. A call that
- * fails has its error among the replies, and leaves the others alone.
+ * fails has its error among the replies, and leaves the others alone. Where all fail it fails itself, as ioredis asks
+ * `reconnectOnError` only about that: the server may not be the master any more.
  */
-function callingEach (lua: string): string {
+function scriptCallingEach (lua: string): string {
   return `
 local function call(KEYS, ARGV)
 ${lua}
 end
 local length = tonumber(ARGV[1])
-local replies = {}
+local replies, failed = {}, 0
 for first = 2, #ARGV, length do
   local done, reply = pcall(call, KEYS, { unpack(ARGV, first, first + length - 1) })
-  -- Before Redis 7 an error is a string.
-  if not done and type(reply) == 'string' then reply = redis.error_reply(reply) end
+  if not done then
+    failed = failed + 1
+    -- An error of Lua's own is a string; before Redis 7 those of commands are, too.
+    if type(reply) == 'string' then reply = redis.error_reply(reply) end
+  end
   replies[#replies + 1] = reply
 end
+if failed == #replies then return replies[1] end
 return replies
 `
 }

@@ -1,0 +1,82 @@
+import type { Queue } from 'bullmq'
+import t from 'tap'
+import { RedisWriter } from '../lib/backends/bullmq-redis'
+import type { NewJob } from '../lib/backends/bullmq-jobs'
+
+/* How jobs become commands of Redis. That Redis takes them is shown by the tests of the backend. */
+
+interface Commands { runCommand (name: string, args: unknown[]): Promise<unknown> }
+
+type Add = (commands: Commands, job: NewJob, id: string) => Promise<unknown>
+
+const waiting: Add = (commands, job, id) => commands.runCommand('addStandardJob:6', ['wait', 'meta', id, job.data])
+
+/** A queue of BullMQ that adds jobs in the given way, and the commands its client is given. */
+async function open (add: Add, answer = async (_name: string, args: unknown[]): Promise<unknown> => args, scripts: string[] | null = ['addStandardJob:6', 'addDelayedJob:6']) {
+  const commands: Array<{ name: string, args: unknown[] }> = []
+  const scriptsSet: Record<string, { lua: string, numberOfKeys: number }> = {}
+  for (const name of scripts ?? []) scriptsSet[name] = { lua: '', numberOfKeys: 2 }
+  const client = {
+    ...(scripts === null ? {} : { scriptsSet }),
+    defineCommand (name: string, definition: { lua: string, numberOfKeys: number }) { scriptsSet[name] = definition },
+    runCommand (name: string, args: unknown[]) {
+      commands.push({ name, args })
+      return answer(name, args)
+    }
+  }
+  const queue = { getBackend: () => ({ client: Promise.resolve(client), addJobToTransaction: add }) }
+  return { commands, writer: await RedisWriter.open(queue as unknown as Queue) }
+}
+
+const batch = (...ids: string[]): NewJob[] => ids.map(id => ({ id, name: 'task', data: `data of ${id}`, opts: {}, timestamp: 0, deduplicationId: undefined }))
+
+t.test('the jobs of several requests are one command, with the keys that they share', async t => {
+  const { commands, writer } = await open(waiting, async () => ['a', 'b', 'c'])
+  t.same(await writer.add([batch('a', 'b'), batch('c')]), [['a', 'b'], ['c']])
+  t.same(commands, [{ name: 'addStandardJob:6:each', args: ['wait', 'meta', 2, 'a', 'data of a', 'b', 'data of b', 'c', 'data of c'] }])
+})
+
+t.test('one alone is the command that BullMQ sends', async t => {
+  const { commands, writer } = await open(waiting, async () => 'a')
+  t.same(await writer.add([batch('a')]), [['a']])
+  t.same(commands, [{ name: 'addStandardJob:6', args: ['wait', 'meta', 'a', 'data of a'] }])
+})
+
+t.test('no command has more than a hundred jobs and those of one request', async t => {
+  const { commands, writer } = await open(waiting, async (_name, args) => args.slice(3).filter((_arg, index) => index % 2 === 0))
+  const batches = Array.from({ length: 250 }, (_, n) => batch(String(n)))
+  t.same(await writer.add(batches), batches.map(([job]) => [job!.id]))
+  t.same(commands.map(({ args }) => (args.length - 3) / 2), [100, 100, 50])
+})
+
+t.test('an error is for the request that it is about; one of the whole command for all', async t => {
+  const { writer } = await open(waiting, async (_name, args) => {
+    if (args.includes('none')) throw new Error('READONLY')
+    return ['a', new Error('WRONGTYPE'), 'c']
+  })
+  t.match(await writer.add([batch('a'), batch('b'), batch('c')]), [['a'], { message: 'WRONGTYPE' }, ['c']])
+  t.match(await writer.add([batch('none'), batch('other')]), [{ message: 'READONLY' }, { message: 'READONLY' }])
+})
+
+t.test('a request is refused when nothing of it is under way any more: what is taken out then stays out', async t => {
+  let answered = false
+  const { writer } = await open((commands, job, id) => commands.runCommand(`add${id === 'late' ? 'Delayed' : 'Standard'}Job:6`, [job]), async name => {
+    if (name.startsWith('addStandardJob')) throw new Error('WRONGTYPE')
+    await new Promise(resolve => { setTimeout(resolve, 20) })
+    answered = true
+  })
+  t.match(await writer.add([batch('fails', 'late')]), [{ message: 'WRONGTYPE' }])
+  t.ok(answered)
+})
+
+t.test('a BullMQ that takes its time, or has other scripts, or another client, costs a command for each job', async t => {
+  const late: Add = async (commands, job, id) => {
+    await null
+    return waiting(commands, job, id)
+  }
+  for (const [add, scripts] of [[late, undefined], [waiting, ['otherScript:6']], [waiting, null]] as const) {
+    const { commands, writer } = await open(add, async (_name, args) => args[2], scripts as string[] | null | undefined)
+    t.same(await writer.add([batch('a', 'b'), batch('c')]), [['a', 'b'], ['c']])
+    t.same(commands.map(({ name }) => name), Array(3).fill('addStandardJob:6'))
+  }
+})
