@@ -63,8 +63,9 @@ export class ThreadAttempt extends AsyncResource {
       grace = setTimeout(() => this.#thread.abort(this.reason), GRACE)
     }
     let died: unknown
+    let answer: ThreadEnd | undefined
     try {
-      await pool.run(this, this.#request(), this.#transfer(), this.#thread)
+      answer = await pool.run(this, this.#request(), this.#transfer(), this.#thread)
     } catch (error) {
       died = this.#thread.aborted ? this.#thread.reason : error
     } finally {
@@ -77,7 +78,7 @@ export class ThreadAttempt extends AsyncResource {
       if (died !== undefined) this.#channel?.close()
       else this.#channel?.release()
     }
-    const end = this.#end as ThreadEnd | null
+    const end = this.#end ?? answer ?? null
     // Not the task's failure, but somebody's.
     if (end !== null && died !== undefined && !this.#thread.aborted) this.#attempt.line.runtime.report.threadEnded(died)
     if (end?.type === 'completed') return end.result

@@ -6,7 +6,7 @@ import type { Definition } from './define-task'
 import { FST_BGT_MISSING_PACKAGE } from './errors'
 import type { ThreadAttempt } from './thread-attempt'
 import { ThreadChannel } from './thread-channel'
-import type { ThreadRequest } from './thread-messages'
+import type { ThreadEnd, ThreadRequest } from './thread-messages'
 import type { ResolvedThreadOptions } from './thread-options'
 import type { Thrown } from './thrown'
 
@@ -73,8 +73,8 @@ export class ThreadPool {
     this.#pool.on('error', onError)
   }
 
-  /** Runs an attempt. Rejects when its thread dies, or has been ended. */
-  run (attempt: ThreadAttempt, request: ThreadRequest, transfer: readonly ArrayBuffer[], end: EndOfThread): Promise<void> {
+  /** Runs an attempt. Resolves with what its thread answers. Rejects when that dies, or has been ended. */
+  run (attempt: ThreadAttempt, request: ThreadRequest, transfer: readonly ArrayBuffer[], end: EndOfThread): Promise<ThreadEnd | undefined> {
     const entry: Entry = { attempt, request, transferList: [...transfer] }
     const options = { signal: end, transferList: entry.transferList }
     return this.#context.runInAsyncScope(() => this.#pool.run(Object.assign(request, { [this.#entry]: entry }), options))

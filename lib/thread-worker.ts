@@ -32,8 +32,8 @@ function abort (): void {
   if (current !== null && current.number === lastAbort?.number) current.controller.abort(decodeThrown(lastAbort.reason))
 }
 
-/** Runs one attempt. Does not reject: how it ended goes through the channel, ahead of the pool's own answer. */
-export default async function run (request: ThreadRequest): Promise<void> {
+/** Runs one attempt. Does not reject: resolves with how it ended, unless that has gone through the channel. */
+export default async function run (request: ThreadRequest): Promise<ThreadEnd | undefined> {
   const { number, carrier, file, name, payload, timed } = request
   if (request.over) return
   if (request.port !== null) listen(request.port)
@@ -43,23 +43,29 @@ export default async function run (request: ThreadRequest): Promise<void> {
   // What is said after the end would be taken for the next attempt's.
   const post = (message: ThreadMessage) => { if (current === attempt) (port as MessagePort).postMessage(message) }
   if (timed) post({ type: 'arrived' })
-  let end: ThreadEnd
   try {
     const handler = await loadHandler(name, file)
     // Given up while it was loaded: nobody waits for it any more.
     controller.signal.throwIfAborted()
     const value = 'value' in payload ? payload.value : payload.json === undefined ? undefined : JSON.parse(payload.json)
-    end = { type: 'completed', result: await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post))) }
+    const result = await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post)))
+    return answer(name, result, post)
   } catch (error) {
-    end = { type: 'failed', thrown: encodeThrown(error, controller.signal) }
+    return { type: 'failed', thrown: encodeThrown(error, controller.signal) }
+  } finally {
+    current = null
   }
+}
+
+/** The pool would take a result that cannot leave the thread for a failure of its own; what is always cloned needs no second message. */
+function answer (task: string, result: unknown, post: (message: ThreadMessage) => void): ThreadEnd | undefined {
+  const end: ThreadEnd = { type: 'completed', result }
+  if (result === null || !/^(object|function|symbol)$/.test(typeof result)) return end
   try {
     post(end)
   } catch (cause) {
-    const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, (cause as Error).message, { cause })
-    post({ type: 'failed', thrown: encodeThrown(error) })
+    throw new FST_BGT_UNCLONABLE(`The result of the background task '${task}'`, (cause as Error).message, { cause })
   }
-  current = null
 }
 
 /** Whether a task could run here: `null`, or why not. */

@@ -1,5 +1,4 @@
-import { once } from 'node:events'
-import { MessageChannel, type MessagePort } from 'node:worker_threads'
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
 import { test, type Test } from 'tap'
 import type { ThreadMessage, ThreadRequest } from '../lib/thread-messages'
 import run, { check } from '../lib/thread-worker'
@@ -31,14 +30,15 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
   port1.on('message', message => { said.push(message) })
   number++
   talk(port1, number)
-  await run({
+  const end = await run({
     ...usual,
     number,
     file: new URL(`file://${moduleFile(t, text)}`).href,
     port: port2,
     ...request
   })
-  while (!said.some(({ type }) => type === 'completed' || type === 'failed')) await once(port1, 'message')
+  for (let next = receiveMessageOnPort(port1); next !== undefined; next = receiveMessageOnPort(port1)) said.push(next.message)
+  if (end !== undefined) said.push(end)
   return said
 }
 
@@ -47,6 +47,16 @@ test('a payload, as JSON and as it is, and a result', async t => {
   t.same(await attempt(t, echo), [{ type: 'arrived' }, { type: 'completed', result: [undefined] }])
   t.same(await attempt(t, echo, { payload: { json: '{"a":1}' } }), [{ type: 'arrived' }, { type: 'completed', result: [{ a: 1 }] }])
   t.same(await attempt(t, echo, { payload: { value: new Map() } }), [{ type: 'arrived' }, { type: 'completed', result: [new Map()] }])
+})
+
+test('a result that is always cloned needs no message of its own', async t => {
+  for (const result of ['null', 'undefined', '5', '"text"', 'true', '10n']) {
+    const { port1, port2 } = new MessageChannel()
+    const end = await run({ ...usual, number: ++number, file: new URL(`file://${moduleFile(t, `export default () => ${result}`)}`).href, port: port2, timed: false })
+    t.equal(end?.type, 'completed', result)
+    t.equal(receiveMessageOnPort(port1), undefined)
+    port1.close()
+  }
 })
 
 test('an error, and a result that cannot leave', async t => {
