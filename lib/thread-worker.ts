@@ -43,18 +43,19 @@ export default async function run (request: ThreadRequest): Promise<ThreadEnd | 
   // What is said after the end would be taken for the next attempt's.
   const post = (message: ThreadMessage) => { if (current === attempt) (port as MessagePort).postMessage(message) }
   if (timed) post({ type: 'arrived' })
+  let end: ThreadEnd | undefined
   try {
     const handler = await loadHandler(name, file)
     // Given up while it was loaded: nobody waits for it any more.
     controller.signal.throwIfAborted()
     const value = 'value' in payload ? payload.value : payload.json === undefined ? undefined : JSON.parse(payload.json)
     const result = await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post)))
-    return answer(name, result, post)
+    end = answer(name, result, post)
   } catch (error) {
-    return { type: 'failed', thrown: encodeThrown(error, controller.signal) }
-  } finally {
-    current = null
+    end = { type: 'failed', thrown: encodeThrown(error, controller.signal) }
   }
+  current = null
+  return end
 }
 
 /** The pool would take a result that cannot leave the thread for a failure of its own; what is always cloned needs no second message. */
