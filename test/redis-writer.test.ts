@@ -1,13 +1,12 @@
-import type { Queue } from 'bullmq'
+import type { JobJson, Queue } from 'bullmq'
 import t from 'tap'
 import { RedisWriter } from '../lib/backends/bullmq-redis'
-import type { NewJob } from '../lib/backends/bullmq-jobs'
 
 /* How jobs become commands of Redis. That Redis takes them is shown by the tests of the backend. */
 
 interface Commands { runCommand (name: string, args: unknown[]): Promise<unknown> }
 
-type Add = (commands: Commands, job: NewJob, id: string) => Promise<unknown>
+type Add = (commands: Commands, job: JobJson, id: string) => Promise<unknown>
 
 const waiting: Add = (commands, job, id) => commands.runCommand('addStandardJob:6', ['wait', 'meta', id, job.data])
 
@@ -28,7 +27,7 @@ async function open (add: Add, answer = async (_name: string, args: unknown[]): 
   return { commands, writer: await RedisWriter.open(queue as unknown as Queue) }
 }
 
-const batch = (...ids: string[]): NewJob[] => ids.map(id => ({ id, name: 'task', data: `data of ${id}`, opts: {}, timestamp: 0, deduplicationId: undefined }))
+const batch = (...ids: string[]): JobJson[] => ids.map(id => ({ id, name: 'task', data: `data of ${id}`, opts: {}, timestamp: 0 } as JobJson))
 
 t.test('the jobs of several requests are one command, with the keys that they share', async t => {
   const { commands, writer } = await open(waiting, async () => ['a', 'b', 'c'])

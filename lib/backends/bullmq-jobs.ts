@@ -13,9 +13,6 @@ export type JobData = {
 
 export type TaskJob = Job<JobData>
 
-/** What BullMQ reads of a job that is to be added. */
-export type NewJob = Pick<JobJson, 'id' | 'name' | 'data' | 'opts' | 'timestamp'> & { deduplicationId: string | undefined }
-
 /** The reason of a failure where the task was called off while it ran. */
 export const CANCELLED = 'FST_BGT_CANCELLED'
 
@@ -35,7 +32,8 @@ const FINISHED: Record<string, TaskState> = { ...UNFINISHED, completed: 'complet
 /** The lists of the queue that are listed, in the order it is asked for them. */
 export const LISTED = ['running', 'waiting', 'delayed', 'failed'] as const
 
-export function newJob (task: StoredTask): NewJob {
+/** A job that is to be added, as far as BullMQ reads it then: the rest of it is about what has been done. */
+export function newJob (task: StoredTask): JobJson {
   const { id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe, carrier } = task
   // JSON passes over what is undefined.
   const data: JobData = {
@@ -51,7 +49,7 @@ export function newJob (task: StoredTask): NewJob {
   if (delay !== 0) opts.delay = Math.ceil(delay)
   if (backoff !== null) opts.backoff = { ...backoff, delay: Math.ceil(backoff.delay) }
   if (dedupe !== null) opts.deduplication = { id: dedupe }
-  return { id, name, data: JSON.stringify(data), opts, timestamp: Date.now(), deduplicationId: dedupe ?? undefined }
+  return { id, name, data: JSON.stringify(data), opts, timestamp: Date.now(), deduplicationId: dedupe ?? undefined } as JobJson
 }
 
 function labelOf ({ name, data }: TaskJob): string {

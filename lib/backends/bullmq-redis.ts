@@ -1,5 +1,4 @@
 import type { JobJson, Queue } from 'bullmq'
-import type { NewJob } from './bullmq-jobs'
 
 /* How jobs are stored in Redis: those of a few requests by one command. */
 
@@ -63,10 +62,10 @@ export class RedisWriter {
   }
 
   /** Stores batches of jobs, each whole or not at all. The result has for each the ids, or the error that kept it out. */
-  add (batches: NewJob[][]): Promise<Array<string[] | Error>> {
+  add (batches: JobJson[][]): Promise<Array<string[] | Error>> {
     let calls = new Calls(this.#client, this.#scripts)
     const stored = batches.map(jobs => {
-      const ids = jobs.map(job => this.#backend.addJobToTransaction(calls, job as JobJson, job.id))
+      const ids = jobs.map(job => this.#backend.addJobToTransaction(calls, job, job.id))
       if (calls.count >= MAX_CALLS) {
         calls.send()
         calls = new Calls(this.#client, this.#scripts)

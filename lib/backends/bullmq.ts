@@ -1,4 +1,4 @@
-import type { JobJson, Queue, Worker } from 'bullmq'
+import type { Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, period, text, type Checks } from '../check-options'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
@@ -219,7 +219,7 @@ class BullmqBackend implements TaskBackend {
   async #insert (tasks: StoredTask[]): Promise<string[]> {
     const { name: queueName, opts: { prefix } } = this.#queue
     const backend = this.#queue.getBackend()
-    const jobs = tasks.map(task => newJob(task) as JobJson)
+    const jobs = tasks.map(newJob)
     if (jobs.length === 1) return [await backend.addJob(jobs[0]!, jobs[0]!.id)]
     const results = await backend.addFlow(jobs.map(job => ({ queueName, prefix: prefix as string, jobData: job, jobId: job.id, parentKeyOpts: {} })))
     return results.map(([error, id]) => {
