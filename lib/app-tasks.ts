@@ -15,8 +15,8 @@ import type { TaskInfo } from './task-index'
 /** The application's door to its tasks: `app.backgroundTasks`. */
 export interface AppBackgroundTasks extends Add {
   /**
-   * Resolves when no task runs or waits to run, and no request that has tasks is on its way to its end. Tasks that are
-   * delayed into the future do not hold it.
+   * Resolves when no task runs or waits to run, and no request that has tasks is on its way to its end; what waits for the
+   * last task to settle has one turn of the event loop to add another. Tasks that are delayed into the future do not hold it.
    * @throws FST_BGT_IDLE_IN_HANDLER (as a rejection) when only handlers that have not answered remain: one of them may
    * be the caller, which would wait for itself.
    */
@@ -94,14 +94,17 @@ export class AppTasks implements AppBackgroundTasks {
   idle (): Promise<void> {
     const { ledger } = this.#runtime
     return new Promise((resolve, reject) => {
+      let looksAgain = false
       const check = () => {
-        if (ledger.active !== 0) return
-        let unanswered = 0
-        for (const line of ledger.openLines()) {
-          if (!(line instanceof RequestTasks) || line.outcome !== null || line.released) continue
-          if (line.answered) return
-          unanswered++
-        }
+        if (looksAgain || this.#unanswered() === null) return
+        looksAgain = true
+        // What waited for the last task to settle has one turn to add another, which is then waited for, too: as at close.
+        setImmediate(end)
+      }
+      const end = () => {
+        looksAgain = false
+        const unanswered = this.#unanswered()
+        if (unanswered === null) return
         unwatch()
         if (unanswered === 0) resolve()
         else reject(new FST_BGT_IDLE_IN_HANDLER(unanswered))
@@ -109,6 +112,19 @@ export class AppTasks implements AppBackgroundTasks {
       const unwatch = ledger.watch(check)
       check()
     })
+  }
+
+  /** How many requests that have tasks are not answered yet; `null` while there is anything else to wait for. */
+  #unanswered (): number | null {
+    const { ledger } = this.#runtime
+    if (ledger.active !== 0) return null
+    let unanswered = 0
+    for (const line of ledger.openLines()) {
+      if (!(line instanceof RequestTasks) || line.outcome !== null || line.released) continue
+      if (line.answered) return null
+      unanswered++
+    }
+    return unanswered
   }
 
   stats (): Stats {

@@ -48,6 +48,25 @@ test('idle() waits for a retry', async t => {
   t.equal(attempts, 2)
 })
 
+test('idle() waits for what follows the last task at once', async t => {
+  const { app } = await createApp(t)
+  const seen: string[] = []
+  const follow = (name: string) => app.backgroundTasks.add(async () => {
+    await turns()
+    seen.push(name)
+  })
+  app.backgroundTasks.add(() => {}).settled().then(() => follow('one that waited for it to settle'))
+  await app.backgroundTasks.idle()
+  t.same(seen, ['one that waited for it to settle'])
+
+  const self = app.backgroundTasks.add({ signal: true }, () => {
+    self.cancel()
+    follow('itself, which it called off')
+  })
+  await app.backgroundTasks.idle()
+  t.same(seen, ['one that waited for it to settle', 'itself, which it called off'])
+})
+
 test('idle() inside a handler rejects instead of waiting for itself', async t => {
   const { app } = await createApp(t)
   app.get('/', async request => {
