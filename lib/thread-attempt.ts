@@ -6,9 +6,9 @@ import { currentCarrier } from './propagation'
 import { received } from './received'
 import { describe, type TaskDescription } from './report'
 import { Snapshot } from './snapshot'
-import type { ThreadChannel } from './thread-channel'
+import type { Task } from './task'
+import type { ThreadLease } from './thread-lease'
 import { LOG_LEVELS, type LogLevel, type LogMessage, type ThreadEnd, type ThreadMessage, type ThreadRequest } from './thread-messages'
-import { EndOfThread, type ThreadPool } from './thread-pool'
 import { decodeThrown, encodeThrown } from './thrown'
 import { logFailed } from './write-log'
 
@@ -22,92 +22,83 @@ type Log = FastifyBaseLogger & { isLevelEnabled?: (level: LogLevel) => boolean }
 
 /** The main thread's side of an attempt that runs on a thread, and its async context, for what the thread says. */
 export class ThreadAttempt extends AsyncResource {
-  readonly #number = ++count
+  readonly number = ++count
   readonly #attempt: Attempt
   readonly #file: string
+  readonly #resolve: (result: unknown) => void
+  readonly #reject: (error: unknown) => void
   /** It is to stop: it has been given up, or its time is over, or the application closes. */
   aborted = false
   /** What for. */
   reason: unknown
-  /** Called when that happens. */
-  onAbort: (() => void) | null = null
+  #onAbort: () => void
+  #grace: NodeJS.Timeout | undefined
   /** Taken where the run is active; it may have to wait for a thread. */
   readonly #carrier = currentCarrier()
-  readonly #thread = new EndOfThread()
   /** Taken before the next attempt begins: that may be while this one still has its grace. */
   readonly #description: TaskDescription
   #log: FastifyBaseLogger | null = null
-  /** Of the thread that the pool has chosen. */
-  #channel: ThreadChannel | null = null
-  #over = false
-  #end: ThreadEnd | null = null
 
-  constructor (attempt: Attempt, file: string) {
+  /**
+   * @param onAbort called when it is to stop while it waits for a thread; it has been rejected then
+   */
+  constructor (attempt: Attempt, file: string, resolve: (result: unknown) => void, reject: (error: unknown) => void, onAbort: (attempt: ThreadAttempt) => void) {
     super('fastify-background-tasks.thread')
     this.#attempt = attempt
     this.#file = file
+    this.#resolve = resolve
+    this.#reject = reject
     this.#description = describe(attempt.task)
+    this.#onAbort = () => {
+      reject(this.reason)
+      onAbort(this)
+    }
+    attempt.waits = true
     attempt.whenStopped(reason => {
       this.aborted = true
       this.reason = reason
-      this.onAbort?.()
+      this.#onAbort()
     })
   }
 
-  /** Runs the attempt on a thread of the pool. */
-  async run (pool: ThreadPool): Promise<unknown> {
-    const { task } = this.#attempt
-    let grace: NodeJS.Timeout | undefined
-    this.onAbort = () => {
-      this.#channel?.post({ number: this.#number, reason: encodeThrown(this.reason) })
-      grace = setTimeout(() => this.#thread.abort(this.reason), GRACE)
+  get task (): Task {
+    return this.#attempt.task
+  }
+
+  /** It does not wait any more: a thread is about to be asked to run it. */
+  begin (lease: ThreadLease): void {
+    this.#attempt.waits = false
+    this.#onAbort = () => {
+      lease.abort({ type: 'abort', number: this.number, reason: encodeThrown(this.reason) })
+      this.#grace = setTimeout(() => lease.end(this.reason), GRACE)
     }
-    let died: unknown
-    let answer: ThreadEnd | undefined
-    try {
-      answer = await pool.run(this, this.#request(), this.#transfer(), this.#thread)
-    } catch (error) {
-      died = this.#thread.aborted ? this.#thread.reason : error
-    } finally {
-      this.#over = true
-      this.onAbort = null
-      clearTimeout(grace)
-      // Whatever the thread has said, it has said before its end.
-      this.#channel?.receiveAll()
-      // The thread may live, and not have been given its end of the channel.
-      if (died !== undefined) this.#channel?.close()
-      else this.#channel?.release()
-    }
-    const end = this.#end ?? answer ?? null
-    // Not the task's failure, but somebody's.
-    if (end !== null && died !== undefined && !this.#thread.aborted) this.#attempt.line.runtime.report.threadEnded(died)
-    if (end?.type === 'completed') return end.result
-    if (end !== null) throw decodeThrown(end.thrown, this)
-    if (this.aborted) throw this.reason
-    throw threadDied(task.name, died)
   }
 
-  /** Whether nothing of it is to begin any more. The pool keeps it all the same if no thread could be made for it. */
-  get over (): boolean {
-    return this.#over || this.aborted
+  /** The thread has told how it ended. */
+  ended (end: ThreadEnd): void {
+    this.#detach()
+    if (end.type === 'completed') this.#resolve(end.result)
+    else this.#reject(decodeThrown(end.thrown, this))
   }
 
-  /** The pool has chosen a thread, and is about to hand it the request. */
-  assigned (channel: ThreadChannel): void {
-    this.#channel = channel
+  /** The thread has not told, and will not any more. */
+  died (cause: unknown): void {
+    this.#detach()
+    this.#reject(this.aborted ? this.reason : threadDied(this.task.name, cause))
   }
 
-  /** A thread has failed with no task on it: the attempt fails, if that may have been the thread that was started for it. */
-  threadFailed (error: Error): void {
-    if (this.#channel === null) this.#thread.abort(error)
+  #detach (): void {
+    clearTimeout(this.#grace)
+    this.#onAbort = () => {}
   }
 
-  #request (): ThreadRequest {
+  /** What the thread is asked. */
+  request (stays: boolean): ThreadRequest {
     const { task, line, spec } = this.#attempt
     const { payload } = task
     const log = line.log as Log
     return {
-      number: this.#number,
+      number: this.number,
       id: task.ownId,
       name: task.name,
       attempt: task.attempts,
@@ -119,24 +110,25 @@ export class ThreadAttempt extends AsyncResource {
       level: typeof log.level === 'string' ? log.level : 'info',
       levels: LOG_LEVELS.filter(level => log.isLevelEnabled?.(level) ?? true),
       timed: spec.timeout !== 0,
-      port: null,
+      stays,
+      channel: null,
       over: false
     }
   }
 
-  #transfer (): readonly ArrayBuffer[] {
+  /** What of that moves to it. */
+  get transfer (): readonly ArrayBuffer[] {
     const { payload } = this.#attempt.task
     // An attempt that may be followed by another one leaves the buffers here.
     return payload instanceof Snapshot && this.#attempt.isLast ? payload.transfer : []
   }
 
-  /** Takes what the thread says. */
-  receive (message: ThreadMessage): void {
+  /** Takes what the thread says meanwhile. */
+  receive (message: Exclude<ThreadMessage, ThreadEnd>): void {
     switch (message.type) {
       case 'arrived': return this.#attempt.begin()
       case 'progress': return this.#progress(message.value)
       case 'log': return this.#write(message)
-      default: this.#end = message
     }
   }
 

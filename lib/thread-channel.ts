@@ -1,56 +1,59 @@
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
-import type { ThreadAttempt } from './thread-attempt'
-import type { ThreadAbort, ThreadMessage } from './thread-messages'
+import type { ThreadLease } from './thread-lease'
+import type { ThreadChannelEnd, ThreadMessage, ThreadOrder } from './thread-messages'
 
-/** A channel to one thread, which its attempts use one after the other: to make one for each would cost more than all else. */
+/** A channel to one thread, which its leases use one after the other: to make one for each would cost more than all else. */
 export class ThreadChannel {
   readonly #port: MessagePort
   /** The thread's end, until a request takes it there. */
-  #far: MessagePort | null
-  #attempt: ThreadAttempt | null = null
+  #far: ThreadChannelEnd | null
+  /** See {@link ThreadChannelEnd.begun}. A message of its own would have to be taken, by a main thread that has other things to do. */
+  readonly #begun = new Int32Array(new SharedArrayBuffer(4))
+  #lease: ThreadLease | null = null
 
   /** @param onClose called when it has been closed, or the thread has ended */
   constructor (onClose: (channel: ThreadChannel) => void) {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
-    this.#far = port2
-    port1.on('message', (message: ThreadMessage) => {
-      const attempt = this.#attempt
-      // In the async context of the attempt, not in that of the one which made the channel.
-      attempt?.runInAsyncScope(attempt.receive, attempt, message)
-    })
+    this.#far = { port: port2, begun: this.#begun }
+    port1.on('message', (message: ThreadMessage) => this.#lease?.receive(message))
     port1.on('close', () => onClose(this))
     // Whether the process stays alive is up to the pool.
     port1.unref()
   }
 
-  /** Whether an attempt uses it: the pool may hand a thread the next one before it tells of the end of the last. */
+  /** Whether a lease uses it: the pool may lend a thread anew before it tells of the end of the last lease. */
   get taken (): boolean {
-    return this.#attempt !== null
+    return this.#lease !== null
   }
 
-  /** Lets an attempt use the channel, until {@link release}. Returns the thread's end if the thread is still without. */
-  occupy (attempt: ThreadAttempt): MessagePort | null {
-    this.#attempt = attempt
+  /** Lets a lease use the channel, until {@link release}. Returns the thread's end if the thread is still without. */
+  occupy (lease: ThreadLease): ThreadChannelEnd | null {
+    this.#lease = lease
     const far = this.#far
     this.#far = null
     return far
   }
 
   release (): void {
-    this.#attempt = null
+    this.#lease = null
   }
 
-  post (message: ThreadAbort): void {
-    this.#port.postMessage(message)
+  /** Whether the thread has begun an attempt. */
+  hasBegun (number: number): boolean {
+    return Atomics.load(this.#begun, 0) === (number | 0)
   }
 
-  /** Hands the attempt what the thread has said and no event has brought yet. */
+  post (order: ThreadOrder, transfer: readonly ArrayBuffer[] = []): void {
+    this.#port.postMessage(order, transfer)
+  }
+
+  /** Hands the lease what the thread has said and no event has brought yet. */
   receiveAll (): void {
-    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#attempt?.receive(next.message)
+    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#lease?.receive(next.message)
   }
 
-  /** It stays taken, so that no other attempt gets it. */
+  /** It stays taken, so that no other lease gets it. */
   close (): void {
     this.#port.close()
   }

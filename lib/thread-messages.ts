@@ -23,14 +23,30 @@ export interface ThreadRequest {
   readonly levels: readonly LogLevel[]
   /** Whether the thread is to say when it has the attempt. */
   readonly timed: boolean
-  /** The thread's end of a channel, if it has none: it takes {@link ThreadMessage}s, and brings {@link ThreadAbort}s. */
-  port: MessagePort | null
+  /** Whether the thread is to wait for a {@link ThreadOrder} when the attempt has ended; if not, it is the pool's again. */
+  readonly stays: boolean
+  /** The thread's end of a channel, if it has none. */
+  channel: ThreadChannelEnd | null
   /** The attempt has ended before it came to a thread, and is not to run. */
   over: boolean
 }
 
+/** What a thread has of a channel. */
+export interface ThreadChannelEnd {
+  /** Takes {@link ThreadMessage}s, and brings {@link ThreadOrder}s. */
+  readonly port: MessagePort
+  /** Shared: the number of the attempt that the thread has begun last, as 32 bits. */
+  readonly begun: Int32Array
+}
+
+export type ThreadOrder =
+  | { type: 'run', request: ThreadRequest }
+  | { type: 'leave' }
+  | ThreadAbort
+
 /** Aborts the signal of an attempt, which may have ended meanwhile, or still be on its way. */
 export interface ThreadAbort {
+  readonly type: 'abort'
   readonly number: number
   readonly reason: Thrown
 }

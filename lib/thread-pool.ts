@@ -4,8 +4,8 @@ import type { Piscina } from 'piscina'
 import type { MessagePort } from 'node:worker_threads'
 import type { Definition } from './define-task'
 import { FST_BGT_MISSING_PACKAGE } from './errors'
-import type { ThreadAttempt } from './thread-attempt'
 import { ThreadChannel } from './thread-channel'
+import type { ThreadLease } from './thread-lease'
 import type { ThreadEnd, ThreadRequest } from './thread-messages'
 import type { ResolvedThreadOptions } from './thread-options'
 import type { Thrown } from './thrown'
@@ -13,7 +13,7 @@ import type { Thrown } from './thrown'
 /** Milliseconds that the application's close waits for threads that do not end, being in the middle of native code. */
 const CLOSE_WAIT = 1_000
 
-/** Has the pool end the thread of an attempt. It takes an emitter for a signal, too, and one costs a tenth of the other. */
+/** Has the pool end the thread of a lease. It takes an emitter for a signal, too, and one costs a tenth of the other. */
 export class EndOfThread extends EventEmitter {
   aborted = false
   reason: unknown
@@ -25,9 +25,9 @@ export class EndOfThread extends EventEmitter {
   }
 }
 
-/** An attempt on its way into the pool. */
+/** A lease on its way into the pool, with its first attempt. */
 interface Entry {
-  readonly attempt: ThreadAttempt
+  readonly lease: ThreadLease
   readonly request: ThreadRequest
   readonly transferList: (ArrayBuffer | MessagePort)[]
 }
@@ -41,6 +41,7 @@ export class ThreadPool {
   readonly #entry: symbol
   /** By the thread's id. */
   readonly #channels = new Map<number, ThreadChannel>()
+  closed = false
 
   /**
    * @param onError a thread has failed with no task on it
@@ -73,15 +74,18 @@ export class ThreadPool {
     this.#pool.on('error', onError)
   }
 
-  /** Runs an attempt. Resolves with what its thread answers. Rejects when that dies, or has been ended. */
-  run (attempt: ThreadAttempt, request: ThreadRequest, transfer: readonly ArrayBuffer[], end: EndOfThread): Promise<ThreadEnd | undefined> {
-    const entry: Entry = { attempt, request, transferList: [...transfer] }
+  /**
+   * Lends a thread, and runs an attempt on it. Resolves with what the thread answers, as soon as it is the pool's again. Rejects
+   * when it dies, or has been ended.
+   */
+  run (lease: ThreadLease, request: ThreadRequest, transfer: readonly ArrayBuffer[], end: EndOfThread): Promise<ThreadEnd | undefined> {
+    const entry: Entry = { lease, request, transferList: [...transfer] }
     const options = { signal: end, transferList: entry.transferList }
     return this.#context.runInAsyncScope(() => this.#pool.run(Object.assign(request, { [this.#entry]: entry }), options))
   }
 
-  #assign ({ attempt, request, transferList }: Entry, thread: number): void {
-    if (attempt.over) {
+  #assign ({ lease, request, transferList }: Entry, thread: number): void {
+    if (lease.over) {
       request.over = true
       return
     }
@@ -90,12 +94,9 @@ export class ThreadPool {
       channel = new ThreadChannel(closed => { if (this.#channels.get(thread) === closed) this.#channels.delete(thread) })
       this.#channels.set(thread, channel)
     }
-    const port = channel.occupy(attempt)
-    if (port !== null) {
-      request.port = port
-      transferList.push(port)
-    }
-    attempt.assigned(channel)
+    request.channel = channel.occupy(lease)
+    if (request.channel !== null) transferList.push(request.channel.port)
+    lease.assigned(channel)
   }
 
   /** Loads the module of a task in a thread: `null`, or what is wrong with it. */
@@ -105,6 +106,7 @@ export class ThreadPool {
 
   /** Ends all threads, whatever they do. */
   async close (): Promise<void> {
+    this.closed = true
     let timer
     await Promise.race([this.#pool.destroy(), new Promise(resolve => { timer = setTimeout(resolve, CLOSE_WAIT) })])
     clearTimeout(timer)

@@ -1,17 +1,16 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { MessagePort } from 'node:worker_threads'
 import { FST_BGT_NO_DI_SCOPE, FST_BGT_UNCLONABLE } from './errors'
 import { withCarrier } from './propagation'
 import type { DiScope, TaskContext } from './task-context'
 import { threadLogger } from './thread-logger'
-import type { ThreadAbort, ThreadEnd, ThreadMessage, ThreadRequest } from './thread-messages'
+import type { ThreadAbort, ThreadChannelEnd, ThreadEnd, ThreadMessage, ThreadOrder, ThreadRequest } from './thread-messages'
 import { loadHandler } from './thread-module'
 import { decodeThrown, encodeThrown, type Thrown } from './thrown'
 
 /* What runs inside a thread: the pool loads this file there, and this file loads the user's module. */
 
-/** The channel to the main thread. */
-let port: MessagePort | undefined
+/** To the main thread. */
+let channel: ThreadChannelEnd | undefined
 
 /** The attempt that is under way; a thread has one at a time. */
 let current: { number: number, controller: AbortController } | null = null
@@ -19,12 +18,20 @@ let current: { number: number, controller: AbortController } | null = null
 /** It may be for an attempt that has ended, or for one that is still on its way, by the pool's own channel. */
 let lastAbort: ThreadAbort | null = null
 
-function listen (to: MessagePort): void {
-  port?.close()
-  port = to
-  to.on('message', (message: ThreadAbort) => {
-    lastAbort = message
-    abort()
+/** Called with what to run next, while the thread waits for that; without any, when it is the pool's again. */
+let onNext: (request?: ThreadRequest) => void
+
+function listen (to: ThreadChannelEnd): void {
+  channel?.port.close()
+  channel = to
+  to.port.on('message', (order: ThreadOrder) => {
+    switch (order.type) {
+      case 'run': return onNext(order.request)
+      case 'leave': return onNext()
+      case 'abort':
+        lastAbort = order
+        abort()
+    }
   })
 }
 
@@ -32,25 +39,38 @@ function abort (): void {
   if (current !== null && current.number === lastAbort?.number) current.controller.abort(decodeThrown(lastAbort.reason))
 }
 
-/** Runs one attempt. Does not reject: resolves with how it ended, unless that has gone through the channel. */
+/**
+ * Runs an attempt, and those that follow it through the channel. Does not reject: resolves with how the last one ended, unless
+ * that has gone through the channel, too.
+ */
 export default async function run (request: ThreadRequest): Promise<ThreadEnd | undefined> {
-  const { number, carrier, file, name, payload, timed } = request
   if (request.over) return
-  if (request.port !== null) listen(request.port)
+  if (request.channel !== null) listen(request.channel)
+  for (let next: ThreadRequest | undefined = request; next !== undefined;) {
+    const end = answer(next, await attempt(next))
+    if (!next.stays) return end
+    next = await new Promise<ThreadRequest | undefined>(resolve => { onNext = resolve })
+  }
+}
+
+async function attempt (request: ThreadRequest): Promise<ThreadEnd> {
+  const { number, carrier, file, name, payload, timed } = request
   const controller = new AbortController()
   const attempt = current = { number, controller }
+  const { port, begun } = channel as ThreadChannelEnd
+  Atomics.store(begun, 0, number)
   abort()
   // What is said after the end would be taken for the next attempt's.
-  const post = (message: ThreadMessage) => { if (current === attempt) (port as MessagePort).postMessage(message) }
+  const post = (message: ThreadMessage) => { if (current === attempt) port.postMessage(message) }
   if (timed) post({ type: 'arrived' })
-  let end: ThreadEnd | undefined
+  let end: ThreadEnd
   try {
     const handler = await loadHandler(name, file)
     // Given up while it was loaded: nobody waits for it any more.
     controller.signal.throwIfAborted()
     const value = 'value' in payload ? payload.value : payload.json === undefined ? undefined : JSON.parse(payload.json)
     const result = await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post)))
-    end = answer(name, result, post)
+    end = { type: 'completed', result }
   } catch (error) {
     end = { type: 'failed', thrown: encodeThrown(error, controller.signal) }
   }
@@ -58,15 +78,23 @@ export default async function run (request: ThreadRequest): Promise<ThreadEnd | 
   return end
 }
 
-/** The pool would take a result that cannot leave the thread for a failure of its own; what is always cloned needs no second message. */
-function answer (task: string, result: unknown, post: (message: ThreadMessage) => void): ThreadEnd | undefined {
-  const end: ThreadEnd = { type: 'completed', result }
-  if (result === null || !/^(object|function|symbol)$/.test(typeof result)) return end
+/**
+ * Says how an attempt ended, unless the pool can, with the thread's return. It would take a result that cannot leave the thread
+ * for a failure of its own; what is always cloned needs no other message.
+ */
+function answer ({ name, stays }: ThreadRequest, end: ThreadEnd): ThreadEnd | undefined {
+  if (!stays && (end.type === 'failed' || !mayBeUnclonable(end.result))) return end
+  const { port } = channel as ThreadChannelEnd
   try {
-    post(end)
+    port.postMessage(end)
   } catch (cause) {
-    throw new FST_BGT_UNCLONABLE(`The result of the background task '${task}'`, (cause as Error).message, { cause })
+    const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, (cause as Error).message, { cause })
+    port.postMessage({ type: 'failed', thrown: encodeThrown(error) })
   }
+}
+
+function mayBeUnclonable (result: unknown): boolean {
+  return result !== null && /^(object|function|symbol)$/.test(typeof result)
 }
 
 /** Whether a task could run here: `null`, or why not. */

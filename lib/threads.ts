@@ -5,16 +5,10 @@ import { overloaded } from './ledger'
 import type { Report } from './report'
 import type { Task } from './task'
 import { ThreadAttempt, threadDied } from './thread-attempt'
+import { ThreadLease } from './thread-lease'
 import type { ResolvedThreadOptions } from './thread-options'
 import { ThreadPool } from './thread-pool'
 import { decodeThrown, type Thrown } from './thrown'
-
-/** An attempt that waits for a thread. */
-interface Waiting {
-  readonly attempt: ThreadAttempt
-  readonly task: Task
-  readonly start: () => void
-}
 
 /**
  * The threads of one application. Attempts wait here for a free one, and not in the pool: what is in the pool's own queue
@@ -27,8 +21,8 @@ export class Threads {
   readonly #context = new AsyncResource('fastify-background-tasks.threads')
   /** Made at first use. */
   #pool: ThreadPool | null = null
-  readonly #waiting = new Set<Waiting>()
-  readonly #running = new Set<ThreadAttempt>()
+  readonly #waiting = new Set<ThreadAttempt>()
+  readonly #leases = new Set<ThreadLease>()
   /** Tasks that were added here and have not come to a thread yet. */
   readonly #queued = new Set<Task>()
   /** A thread has failed with no task on it. */
@@ -87,50 +81,42 @@ export class Threads {
 
   /** Runs an attempt as soon as a thread is free. Rejects with what it is given up for before that. */
   run (attempt: Attempt, file: string): Promise<unknown> {
-    const { task } = attempt
     return new Promise((resolve, reject) => {
-      const threadAttempt = new ThreadAttempt(attempt, file)
-      const start = () => {
-        attempt.waits = false
-        // In the attempt's context, whoever makes room for it: its trace goes on in the thread, and what that logs belongs there.
-        resolve(threadAttempt.runInAsyncScope(() => this.#execute(threadAttempt)))
-      }
-      const waiting = { attempt: threadAttempt, task, start }
-      if (threadAttempt.aborted) return reject(threadAttempt.reason)
+      const pool = this.#start()
+      const waiting = new ThreadAttempt(attempt, file, resolve, reject, attempt => { this.#waiting.delete(attempt) })
+      if (waiting.aborted) return
       this.#waiting.add(waiting)
-      attempt.waits = true
-      threadAttempt.onAbort = () => {
-        this.#waiting.delete(waiting)
-        reject(threadAttempt.reason)
-      }
-      this.#next()
+      if (this.#leases.size < this.#options.max) this.#lend(pool, this.#take())
     })
   }
 
-  #next (): void {
-    for (const waiting of this.#waiting) {
-      if (this.#running.size >= this.#options.max) return
-      this.#waiting.delete(waiting)
-      this.#queued.delete(waiting.task)
-      this.#running.add(waiting.attempt)
-      waiting.start()
-    }
+  /** The one that has waited longest. */
+  #take (): ThreadAttempt | undefined {
+    const [attempt] = this.#waiting
+    if (attempt === undefined) return undefined
+    this.#waiting.delete(attempt)
+    this.#queued.delete(attempt.task)
+    return attempt
   }
 
-  async #execute (attempt: ThreadAttempt): Promise<unknown> {
-    try {
-      return await attempt.run(this.#start())
-    } finally {
-      this.#running.delete(attempt)
-      this.#next()
-    }
+  /** Lets attempts run on a thread of the pool, as long as any wait. */
+  async #lend (pool: ThreadPool, attempt: ThreadAttempt | undefined): Promise<void> {
+    if (attempt === undefined) return
+    const lease = new ThreadLease(pool, this.#report)
+    this.#leases.add(lease)
+    let next: ThreadAttempt | undefined = attempt
+    while (next !== undefined && await lease.run(next, this.#waiting.size !== 0)) next = this.#take()
+    // Those that waited have been given up meanwhile, or have got another thread.
+    if (next === undefined) await lease.giveBack()
+    this.#leases.delete(lease)
+    this.#lend(pool, lease.unbegun ?? this.#take())
   }
 
   #start (): ThreadPool {
     this.#pool ??= this.#context.runInAsyncScope(() => new ThreadPool(this.#options, this.#context, error => {
       this.#report.threadEnded(error)
       this.#onError?.(error)
-      for (const attempt of this.#running) attempt.threadFailed(error)
+      for (const lease of this.#leases) lease.threadFailed(error)
     }))
     return this.#pool
   }

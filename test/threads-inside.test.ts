@@ -19,6 +19,7 @@ const usual = {
   level: 'info',
   levels: ['info', 'error'],
   timed: true,
+  stays: false,
   over: false
 } as const
 
@@ -34,7 +35,7 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
     ...usual,
     number,
     file: new URL(`file://${moduleFile(t, text)}`).href,
-    port: port2,
+    channel: { port: port2, begun: new Int32Array(new SharedArrayBuffer(4)) },
     ...request
   })
   for (let next = receiveMessageOnPort(port1); next !== undefined; next = receiveMessageOnPort(port1)) said.push(next.message)
@@ -52,7 +53,7 @@ test('a payload, as JSON and as it is, and a result', async t => {
 test('a result that is always cloned needs no message of its own', async t => {
   for (const result of ['null', 'undefined', '5', '"text"', 'true', '10n']) {
     const { port1, port2 } = new MessageChannel()
-    const end = await run({ ...usual, number: ++number, file: new URL(`file://${moduleFile(t, `export default () => ${result}`)}`).href, port: port2, timed: false })
+    const end = await run({ ...usual, number: ++number, file: new URL(`file://${moduleFile(t, `export default () => ${result}`)}`).href, channel: { port: port2, begun: new Int32Array(new SharedArrayBuffer(4)) }, timed: false })
     t.equal(end?.type, 'completed', result)
     t.equal(receiveMessageOnPort(port1), undefined)
     port1.close()
@@ -78,8 +79,8 @@ test('the signal, whose reason goes back as what it is', async t => {
   const said = await attempt(t, text, {}, (port, number) => {
     port.on('message', ({ type }) => {
       if (type !== 'progress') return
-      port.postMessage({ number: number - 1, reason: encodeThrown(new Error('of the attempt before, too late')) })
-      port.postMessage({ number, reason: encodeThrown(new Error('enough')) })
+      port.postMessage({ type: 'abort', number: number - 1, reason: encodeThrown(new Error('of the attempt before, too late')) })
+      port.postMessage({ type: 'abort', number, reason: encodeThrown(new Error('enough')) })
     })
   })
   t.match(said, [{ type: 'arrived' }, { type: 'progress' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', nested: { cause: { kind: 'reason' } } } }])
@@ -90,14 +91,14 @@ test('an attempt that is given up while its module loads does not begin', async 
     import { setTimeout as sleep } from 'node:timers/promises'
     await sleep(100)
     export default (payload, { progress }) => progress('called')`
-  const said = await attempt(t, text, {}, (port, number) => { port.postMessage({ number, reason: encodeThrown(new Error('enough')) }) })
+  const said = await attempt(t, text, {}, (port, number) => { port.postMessage({ type: 'abort', number, reason: encodeThrown(new Error('enough')) }) })
   t.match(said, [{ type: 'arrived' }, { type: 'failed', thrown: { kind: 'reason' } }])
   t.equal(said.length, 2)
 })
 
 test('an attempt that has ended before it came to a thread does not begin', async t => {
   const file = new URL(`file://${moduleFile(t, 'export default () => { globalThis.ranAfterItsEnd = true }')}`).href
-  await run({ ...usual, number: ++number, file, port: null, over: true })
+  await run({ ...usual, number: ++number, file, channel: null, over: true })
   t.notOk('ranAfterItsEnd' in globalThis)
 })
 
