@@ -5,26 +5,26 @@ import type { ThreadAbort, ThreadEnd, ThreadMessage } from './thread-messages'
 import { EndOfThread, type ThreadPool } from './thread-pool'
 
 /**
- * A thread that the pool has lent. Attempts run on it one after the other, until it is given back or has ended: under load the
- * next one goes to the thread through its channel, and the pool, which would take as long again, is not asked.
+ * A thread that the pool has lent. Attempts run on it one after the other, until it is given back or has ended: the second one,
+ * and those after it, go to the thread through its channel, since the pool would take as long again.
  */
 export class ThreadLease {
   readonly #pool: ThreadPool
   readonly #report: Report
   readonly #end = new EndOfThread()
-  #isBegun = false
-  /** The attempt has come to the thread through the channel. */
-  #isSent = false
   /** To the thread that the pool has chosen. */
   #channel: ThreadChannel | null = null
+  #isBegun = false
   /** The one that runs. */
   #attempt: ThreadAttempt | null = null
+  /** It has come through the channel. */
+  #isSent = false
   /** Whether the thread waits for another one after it. */
   #stays = false
-  /** One that was sent to a thread that had ended before it began it, and that can be sent to another. */
-  unbegun: ThreadAttempt | null = null
-  /** Called when it does, or when the lease is over. */
+  /** Called when the thread does that, or when the lease is over. */
   #onFree: (stays: boolean) => void = () => {}
+  /** One that was sent to a thread which ended before it began it: it can run on another. */
+  unbegun: ThreadAttempt | undefined
 
   constructor (pool: ThreadPool, report: Report) {
     this.#pool = pool
@@ -53,8 +53,8 @@ export class ThreadLease {
       const answer = await this.#pool.run(this, attempt.request(this.#stays), attempt.transfer, this.#end)
       this.#hearOut()
       this.#channel?.release()
-      if (answer !== undefined) this.#attempt?.ended(answer)
-      else this.#attempt?.died(undefined)
+      if (answer === undefined) this.#attempt?.died(undefined)
+      else this.#attempt?.ended(answer)
     } catch (error) {
       this.#hearOut()
       // The thread may live, and not have been given its end of the channel.
@@ -63,25 +63,6 @@ export class ThreadLease {
     }
     this.#attempt = null
     this.#onFree(false)
-  }
-
-  /** It is over. What the thread has said, it has said before that. */
-  #hearOut (): void {
-    this.#stays = false
-    this.#channel?.receiveAll()
-  }
-
-  #lost (error: unknown): void {
-    const attempt = this.#attempt
-    if (attempt !== null && !this.#canMove(attempt)) return attempt.died(this.#end.aborted ? this.#end.reason : error)
-    this.unbegun = attempt
-    // Not a task's failure, but somebody's.
-    if (!this.#pool.closed) this.#report.threadEnded(error)
-  }
-
-  /** Only one that followed another: else a thread that cannot start would be tried without end. */
-  #canMove (attempt: ThreadAttempt): boolean {
-    return this.#isSent && !attempt.aborted && attempt.transfer.length === 0 && this.#channel?.hasBegun(attempt.number) === false
   }
 
   #send (attempt: ThreadAttempt): void {
@@ -93,6 +74,25 @@ export class ThreadLease {
       attempt.died(error)
       this.#onFree(true)
     }
+  }
+
+  /** The lease is over. What the thread has said, it has said before that. */
+  #hearOut (): void {
+    this.#stays = false
+    this.#channel?.receiveAll()
+  }
+
+  #lost (error: unknown): void {
+    const attempt = this.#attempt
+    if (attempt !== null && !this.#canMove(attempt)) return attempt.died(this.#end.aborted ? this.#end.reason : error)
+    this.unbegun = attempt ?? undefined
+    // Not a task's failure, but somebody's.
+    if (!this.#pool.closed) this.#report.threadEnded(error)
+  }
+
+  /** Not the first one: else a thread that cannot start would be tried without end. */
+  #canMove (attempt: ThreadAttempt): boolean {
+    return this.#isSent && !attempt.aborted && attempt.transfer.length === 0 && this.#channel?.hasBegun(attempt.number) === false
   }
 
   /** Gives a thread that waits back to the pool. Resolves when it is there. */
@@ -131,16 +131,16 @@ export class ThreadLease {
   /** Takes what the thread says. */
   receive (message: ThreadMessage): void {
     const attempt = this.#attempt
-    if (attempt === null) return
-    if (message.type === 'completed' || message.type === 'failed') this.#ended(attempt, message)
+    if (message.type === 'completed' || message.type === 'failed') this.#ended(message)
     // In the async context of the attempt, not in that of the one which made the channel.
-    else attempt.runInAsyncScope(attempt.receive, attempt, message)
+    else attempt?.runInAsyncScope(attempt.receive, attempt, message)
   }
 
-  #ended (attempt: ThreadAttempt, end: ThreadEnd): void {
+  #ended (end: ThreadEnd): void {
+    const attempt = this.#attempt
     this.#attempt = null
     // First, since the thread does nothing meanwhile.
     if (this.#stays) this.#onFree(true)
-    attempt.ended(end)
+    attempt?.ended(end)
   }
 }
