@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
 import type { Attempt } from './attempt'
-import { FST_BGT_THREAD_DIED } from './errors'
+import { FST_BGT_THREAD_DIED, FST_BGT_UNCLONABLE } from './errors'
 import { currentCarrier } from './propagation'
 import { received } from './received'
 import { describe, type TaskDescription } from './report'
@@ -27,11 +27,12 @@ export class ThreadAttempt extends AsyncResource {
   readonly #file: string
   readonly #resolve: (result: unknown) => void
   readonly #reject: (error: unknown) => void
+  readonly #onGivenUp: (attempt: ThreadAttempt) => void
   /** It is to stop: it has been given up, or its time is over, or the application closes. */
   aborted = false
   /** What for. */
   reason: unknown
-  #onAbort: () => void
+  #onAbort: (() => void) | null = null
   #grace: NodeJS.Timeout | undefined
   /** Taken where the run is active; it may have to wait for a thread. */
   readonly #carrier = currentCarrier()
@@ -39,25 +40,20 @@ export class ThreadAttempt extends AsyncResource {
   readonly #description: TaskDescription
   #log: FastifyBaseLogger | null = null
 
-  /**
-   * @param onAbort called when it is to stop while it waits for a thread; it has been rejected then
-   */
-  constructor (attempt: Attempt, file: string, resolve: (result: unknown) => void, reject: (error: unknown) => void, onAbort: (attempt: ThreadAttempt) => void) {
+  /** @param onGivenUp called when it is to stop while it waits for a thread: it has been rejected then */
+  constructor (attempt: Attempt, file: string, resolve: (result: unknown) => void, reject: (error: unknown) => void, onGivenUp: (attempt: ThreadAttempt) => void) {
     super('fastify-background-tasks.thread')
     this.#attempt = attempt
     this.#file = file
     this.#resolve = resolve
     this.#reject = reject
+    this.#onGivenUp = onGivenUp
     this.#description = describe(attempt.task)
-    this.#onAbort = () => {
-      reject(this.reason)
-      onAbort(this)
-    }
-    attempt.waits = true
+    this.waits()
     attempt.whenStopped(reason => {
       this.aborted = true
       this.reason = reason
-      this.#onAbort()
+      this.#onAbort?.()
     })
   }
 
@@ -65,20 +61,30 @@ export class ThreadAttempt extends AsyncResource {
     return this.#attempt.task
   }
 
-  /** It does not wait any more: a thread is about to be asked to run it. */
-  begin (lease: ThreadLease): void {
-    this.#attempt.waits = false
+  /** Nothing of it runs until it {@link startsOn} a thread. */
+  waits (): void {
+    this.#attempt.waits = true
     this.#onAbort = () => {
-      lease.abort({ type: 'abort', number: this.number, reason: encodeThrown(this.reason) })
-      this.#grace = setTimeout(() => lease.end(this.reason), GRACE)
+      this.#reject(this.reason)
+      this.#onGivenUp(this)
     }
   }
 
-  /** The thread has told how it ended. */
-  ended (end: ThreadEnd): void {
+  /** A thread is about to be asked to run it. */
+  startsOn (lease: ThreadLease): void {
+    this.#attempt.waits = false
+    this.#onAbort = () => {
+      lease.abort({ type: 'abort', number: this.number, reason: encodeThrown(this.reason) })
+      this.#grace = setTimeout(() => lease.endThread(this.reason), GRACE)
+    }
+  }
+
+  /** The thread has told how it ended; `undefined` if that cannot be read here, or if it was {@link ThreadRequest.over}. */
+  ended (end: ThreadEnd | undefined): void {
     this.#detach()
-    if (end.type === 'completed') this.#resolve(end.result)
-    else this.#reject(decodeThrown(end.thrown, this))
+    if (end?.type === 'completed') this.#resolve(end.result)
+    else if (end !== undefined) this.#reject(decodeThrown(end.thrown, this))
+    else this.#reject(this.aborted ? this.reason : new FST_BGT_UNCLONABLE(`The result or error of the background task '${this.task.name}'`, 'what cannot be read outside of its thread'))
   }
 
   /** The thread has not told, and will not any more. */
@@ -89,11 +95,16 @@ export class ThreadAttempt extends AsyncResource {
 
   #detach (): void {
     clearTimeout(this.#grace)
-    this.#onAbort = () => {}
+    this.#onAbort = null
   }
 
   /** What the thread is asked. */
   request (stays: boolean): ThreadRequest {
+    // The logger is the user's.
+    return this.runInAsyncScope(this.#request, this, stays)
+  }
+
+  #request (stays: boolean): ThreadRequest {
     const { task, line, spec } = this.#attempt
     const { payload } = task
     const log = line.log as Log
@@ -124,7 +135,7 @@ export class ThreadAttempt extends AsyncResource {
   }
 
   /** Takes what the thread says meanwhile. */
-  receive (message: Exclude<ThreadMessage, ThreadEnd>): void {
+  receive (message: Exclude<ThreadMessage, ThreadEnd | { type: 'ended' }>): void {
     switch (message.type) {
       case 'arrived': return this.#attempt.begin()
       case 'progress': return this.#progress(message.value)

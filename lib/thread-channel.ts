@@ -48,9 +48,15 @@ export class ThreadChannel {
     this.#port.postMessage(order, transfer)
   }
 
-  /** Hands the lease what the thread has said and no event has brought yet. */
+  /** Hands the lease what the thread has said and no event has brought yet. What cannot be read is passed over, as events do. */
   receiveAll (): void {
-    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) this.#lease?.receive(next.message)
+    for (;;) {
+      try {
+        const next = receiveMessageOnPort(this.#port)
+        if (next === undefined) return
+        this.#lease?.receive(next.message)
+      } catch {}
+    }
   }
 
   /** It stays taken, so that no other lease gets it. */

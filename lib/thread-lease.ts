@@ -4,6 +4,9 @@ import type { ThreadChannel } from './thread-channel'
 import type { ThreadAbort, ThreadEnd, ThreadMessage } from './thread-messages'
 import { EndOfThread, type ThreadPool } from './thread-pool'
 
+/** Milliseconds that a thread which has been used has to begin what it is sent, or to go back to the pool. */
+const LEFTOVER_WAIT = 2_000
+
 /**
  * A thread that the pool has lent. Attempts run on it one after the other, until it is given back or has ended: the second one,
  * and those after it, go to the thread through its channel, since the pool would take as long again.
@@ -11,96 +14,124 @@ import { EndOfThread, type ThreadPool } from './thread-pool'
 export class ThreadLease {
   readonly #pool: ThreadPool
   readonly #report: Report
+  readonly #onReturned: (attempt: ThreadAttempt) => void
   readonly #end = new EndOfThread()
   /** To the thread that the pool has chosen. */
   #channel: ThreadChannel | null = null
-  #isBegun = false
+  #isAsked = false
+  /** Whether others have run on the thread before. */
+  #isUsed = false
   /** The one that runs. */
   #attempt: ThreadAttempt | null = null
-  /** It has come through the channel. */
-  #isSent = false
   /** Whether the thread waits for another one after it. */
   #stays = false
-  /** Called when the thread does that, or when the lease is over. */
-  #onFree: (stays: boolean) => void = () => {}
-  /** One that was sent to a thread which ended before it began it: it can run on another. */
-  unbegun: ThreadAttempt | undefined
+  /** Called with `true` when the thread waits for another attempt, and with `false` when the lease is over. */
+  #onFree: ((stays: boolean) => void) | null = null
+  /** One for all, since setting it anew costs next to nothing. */
+  readonly #leftovers = setTimeout(() => {
+    // What the thread has said while this one was busy comes first.
+    setImmediate(() => this.#endHeldThread())
+  }, LEFTOVER_WAIT)
 
-  constructor (pool: ThreadPool, report: Report) {
+  #isOver = false
+
+  /** @param onReturned called with an attempt that the thread has not begun when it ended, and that can run on another one */
+  constructor (pool: ThreadPool, report: Report, onReturned: (attempt: ThreadAttempt) => void) {
     this.#pool = pool
     this.#report = report
+    this.#onReturned = onReturned
   }
 
   /**
-   * Runs an attempt.
+   * Runs an attempt. Does not reject.
    * @param stays whether the thread is to wait for another one after it
    * @returns whether it does; if not, the lease is over
    */
   run (attempt: ThreadAttempt, stays: boolean): Promise<boolean> {
     this.#attempt = attempt
     this.#stays = stays
-    attempt.begin(this)
+    this.#leftovers.refresh()
+    attempt.startsOn(this)
     return new Promise(resolve => {
       this.#onFree = resolve
-      if (this.#isBegun) this.#send(attempt)
-      else this.#begin(attempt)
+      if (this.#isAsked) this.#send(attempt)
+      else this.#borrow()
     })
   }
 
-  async #begin (attempt: ThreadAttempt): Promise<void> {
-    this.#isBegun = true
+  /** Holds nothing of the first attempt while it waits: the lease may last as long as the load does. */
+  async #borrow (): Promise<void> {
+    this.#isAsked = true
     try {
-      const answer = await this.#pool.run(this, attempt.request(this.#stays), attempt.transfer, this.#end)
-      this.#hearOut()
+      const answer = await this.#askPool()
+      this.#receiveLast()
       this.#channel?.release()
-      if (answer === undefined) this.#attempt?.died(undefined)
-      else this.#attempt?.ended(answer)
+      this.#attempt?.ended(answer)
     } catch (error) {
-      this.#hearOut()
+      this.#receiveLast()
       // The thread may live, and not have been given its end of the channel.
       this.#channel?.close()
-      this.#lost(error)
+      this.#threadLost(error)
     }
     this.#attempt = null
-    this.#onFree(false)
+    this.#isOver = true
+    clearTimeout(this.#leftovers)
+    this.#onFree?.(false)
+  }
+
+  #askPool (): Promise<ThreadEnd | undefined> {
+    const attempt = this.#attempt as ThreadAttempt
+    return this.#pool.run(this, attempt.request(this.#stays), attempt.transfer, this.#end)
   }
 
   #send (attempt: ThreadAttempt): void {
-    this.#isSent = true
+    this.#isUsed = true
     try {
       this.#channel?.post({ type: 'run', request: attempt.request(this.#stays) }, attempt.transfer)
     } catch (error) {
       this.#attempt = null
       attempt.died(error)
-      this.#onFree(true)
+      this.#onFree?.(true)
     }
   }
 
-  /** The lease is over. What the thread has said, it has said before that. */
-  #hearOut (): void {
+  /** The lease is over: nobody stays. What else the thread has said, it has said before that. */
+  #receiveLast (): void {
     this.#stays = false
     this.#channel?.receiveAll()
   }
 
-  #lost (error: unknown): void {
+  #threadLost (error: unknown): void {
     const attempt = this.#attempt
-    if (attempt !== null && !this.#canMove(attempt)) return attempt.died(this.#end.aborted ? this.#end.reason : error)
-    this.unbegun = attempt ?? undefined
+    if (attempt !== null && !this.#canReturn(attempt)) return attempt.died(this.#end.aborted ? this.#end.reason : error)
     // Not a task's failure, but somebody's.
-    if (!this.#pool.closed) this.#report.threadEnded(error)
+    if (!this.#end.aborted && !this.#pool.closed) this.#report.threadEnded(error)
+    if (attempt !== null) this.#onReturned(attempt)
   }
 
-  /** Not the first one: else a thread that cannot start would be tried without end. */
-  #canMove (attempt: ThreadAttempt): boolean {
-    return this.#isSent && !attempt.aborted && attempt.transfer.length === 0 && this.#channel?.hasBegun(attempt.number) === false
+  #canReturn (attempt: ThreadAttempt): boolean {
+    return this.#isUnbegun(attempt) && !attempt.aborted && attempt.transfer.length === 0
   }
 
-  /** Gives a thread that waits back to the pool. Resolves when it is there. */
+  /** Not if the thread is new: where none can start, each attempt would be tried without end. */
+  #isUnbegun (attempt: ThreadAttempt): boolean {
+    return this.#isUsed && this.#channel?.hasBegun(attempt.number) === false
+  }
+
+  /** Gives a thread that waits back to the pool. Resolves when it is there, or has ended. */
   giveBack (): Promise<boolean> {
-    return new Promise(resolve => {
-      this.#onFree = resolve
-      this.#channel?.post({ type: 'leave' })
-    })
+    this.#channel?.post({ type: 'leave' })
+    this.#leftovers.refresh()
+    return new Promise(resolve => { this.#onFree = resolve })
+  }
+
+  /** What a task has left behind, an endless loop for instance, would keep a thread from all others. */
+  #endHeldThread (): void {
+    const attempt = this.#attempt
+    if (this.#isOver || (attempt !== null && !this.#isUnbegun(attempt))) return
+    const error = new Error(`what a task has left behind has held it for ${LEFTOVER_WAIT} ms`)
+    this.#report.threadEnded(error)
+    this.endThread(error)
   }
 
   /** Whether nothing of it is to begin any more. The pool keeps it all the same if no thread could be made for it. */
@@ -109,8 +140,9 @@ export class ThreadLease {
   }
 
   /** The pool has chosen a thread, and is about to hand it the first attempt. */
-  assigned (channel: ThreadChannel): void {
+  assigned (channel: ThreadChannel, isUsed: boolean): void {
     this.#channel = channel
+    this.#isUsed = isUsed
   }
 
   /** Tells the thread, if there is one yet, that the attempt is to stop. */
@@ -119,28 +151,29 @@ export class ThreadLease {
   }
 
   /** Ends the thread, and with it the attempt, for a reason. */
-  end (reason: unknown): void {
+  endThread (reason: unknown): void {
     this.#end.abort(reason)
   }
 
   /** A thread has failed with no task on it: the attempt fails, if that may have been the thread that was started for it. */
   threadFailed (error: Error): void {
-    if (this.#channel === null) this.end(error)
+    if (this.#channel === null) this.endThread(error)
   }
 
   /** Takes what the thread says. */
   receive (message: ThreadMessage): void {
     const attempt = this.#attempt
-    if (message.type === 'completed' || message.type === 'failed') this.#ended(message)
-    // In the async context of the attempt, not in that of the one which made the channel.
-    else attempt?.runInAsyncScope(attempt.receive, attempt, message)
+    if (message.type === 'completed' || message.type === 'failed') this.#attemptEnded(message)
+    else if (message.type !== 'ended') attempt?.runInAsyncScope(attempt.receive, attempt, message)
+    else if (attempt?.number === message.number) this.#attemptEnded(undefined)
   }
 
-  #ended (end: ThreadEnd): void {
+  #attemptEnded (end: ThreadEnd | undefined): void {
     const attempt = this.#attempt
     this.#attempt = null
     // First, since the thread does nothing meanwhile.
-    if (this.#stays) this.#onFree(true)
+    if (this.#stays) this.#onFree?.(true)
+    else this.#leftovers.refresh()
     attempt?.ended(end)
   }
 }

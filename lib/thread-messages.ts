@@ -17,7 +17,7 @@ export interface ThreadRequest {
   /** The URL of the module. */
   readonly file: string
   /** JSON text, or a value as it is. */
-  readonly payload: { json: string | undefined } | { value: unknown }
+  payload: { json: string | undefined } | { value: unknown }
   /** The level of the logger, and those of its methods that write something. */
   readonly level: string
   readonly levels: readonly LogLevel[]
@@ -71,6 +71,8 @@ export type ThreadMessage =
   | { type: 'progress', value: unknown }
   | LogMessage
   | ThreadEnd
+  /** The attempt has ended. How has been said before; it may be what the main thread cannot read. */
+  | { type: 'ended', number: number }
 
 export type ThreadEnd =
   | { type: 'completed', result: unknown }

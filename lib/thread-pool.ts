@@ -96,7 +96,7 @@ export class ThreadPool {
     }
     request.channel = channel.occupy(lease)
     if (request.channel !== null) transferList.push(request.channel.port)
-    lease.assigned(channel)
+    lease.assigned(channel, request.channel === null)
   }
 
   /** Loads the module of a task in a thread: `null`, or what is wrong with it. */

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { FST_BGT_NO_DI_SCOPE, FST_BGT_UNCLONABLE } from './errors'
 import { withCarrier } from './propagation'
+import { received } from './received'
 import type { DiScope, TaskContext } from './task-context'
 import { threadLogger } from './thread-logger'
 import type { ThreadAbort, ThreadChannelEnd, ThreadEnd, ThreadMessage, ThreadOrder, ThreadRequest } from './thread-messages'
@@ -55,6 +56,8 @@ export default async function run (request: ThreadRequest): Promise<ThreadEnd | 
 
 async function attempt (request: ThreadRequest): Promise<ThreadEnd> {
   const { number, carrier, file, name, payload, timed } = request
+  // The pool's own part of the thread keeps the first request as long as the thread stays.
+  request.payload = { json: undefined }
   const controller = new AbortController()
   const attempt = current = { number, controller }
   const { port, begun } = channel as ThreadChannelEnd
@@ -79,22 +82,29 @@ async function attempt (request: ThreadRequest): Promise<ThreadEnd> {
 }
 
 /**
- * Says how an attempt ended, unless the pool can, with the thread's return. It would take a result that cannot leave the thread
- * for a failure of its own; what is always cloned needs no other message.
+ * Says how an attempt ended: with the thread's return to the pool, if it does not stay. The pool would take a result that cannot
+ * leave the thread for a failure of its own, and wait for ever for one that cannot be read on its way; so what is more than a
+ * primitive goes through the channel, before a word that can be read in any case.
  */
-function answer ({ name, stays }: ThreadRequest, end: ThreadEnd): ThreadEnd | undefined {
-  if (!stays && (end.type === 'failed' || !mayBeUnclonable(end.result))) return end
+function answer ({ number, name, stays }: ThreadRequest, end: ThreadEnd): ThreadEnd | undefined {
   const { port } = channel as ThreadChannelEnd
+  if (isSimple(end)) {
+    if (!stays) return end
+    port.postMessage(end)
+    return
+  }
   try {
     port.postMessage(end)
   } catch (cause) {
-    const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, (cause as Error).message, { cause })
+    const reason = cause instanceof Error ? cause.message : received(cause)
+    const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, reason, { cause })
     port.postMessage({ type: 'failed', thrown: encodeThrown(error) })
   }
+  if (stays) port.postMessage({ type: 'ended', number })
 }
 
-function mayBeUnclonable (result: unknown): boolean {
-  return result !== null && /^(object|function|symbol)$/.test(typeof result)
+function isSimple (end: ThreadEnd): boolean {
+  return end.type === 'completed' && (end.result === null || !/^(object|function|symbol)$/.test(typeof end.result))
 }
 
 /** Whether a task could run here: `null`, or why not. */

@@ -21,7 +21,8 @@ export class Threads {
   readonly #context = new AsyncResource('fastify-background-tasks.threads')
   /** Made at first use. */
   #pool: ThreadPool | null = null
-  readonly #waiting = new Set<ThreadAttempt>()
+  /** In the order in which they get one. */
+  #waiting = new Set<ThreadAttempt>()
   readonly #leases = new Set<ThreadLease>()
   /** Tasks that were added here and have not come to a thread yet. */
   readonly #queued = new Set<Task>()
@@ -86,30 +87,34 @@ export class Threads {
       const waiting = new ThreadAttempt(attempt, file, resolve, reject, attempt => { this.#waiting.delete(attempt) })
       if (waiting.aborted) return
       this.#waiting.add(waiting)
-      if (this.#leases.size < this.#options.max) this.#lend(pool, this.#take())
+      // In nobody's async context, since those of others will follow.
+      if (this.#leases.size < this.#options.max) this.#context.runInAsyncScope(() => { this.#lend(pool) })
     })
   }
 
-  /** The one that has waited longest. */
-  #take (): ThreadAttempt | undefined {
-    const [attempt] = this.#waiting
-    if (attempt === undefined) return undefined
+  /** Lets attempts run on a thread of the pool, as long as any wait. */
+  async #lend (pool: ThreadPool): Promise<void> {
+    const lease = new ThreadLease(pool, this.#report, attempt => {
+      attempt.waits()
+      this.#waiting = new Set([attempt, ...this.#waiting])
+    })
+    this.#leases.add(lease)
+    let stays = true
+    for (let next = this.#take(); next !== null; next = stays ? this.#take() : null) {
+      stays = await lease.run(next, this.#waiting.size !== 0)
+    }
+    // Those that waited have been given up meanwhile, or have got another thread.
+    if (stays) await lease.giveBack()
+    this.#leases.delete(lease)
+    if (this.#waiting.size !== 0) this.#lend(pool)
+  }
+
+  #take (): ThreadAttempt | null {
+    const [attempt = null] = this.#waiting
+    if (attempt === null) return null
     this.#waiting.delete(attempt)
     this.#queued.delete(attempt.task)
     return attempt
-  }
-
-  /** Lets attempts run on a thread of the pool, as long as any wait. */
-  async #lend (pool: ThreadPool, attempt: ThreadAttempt | undefined): Promise<void> {
-    if (attempt === undefined) return
-    const lease = new ThreadLease(pool, this.#report)
-    this.#leases.add(lease)
-    let next: ThreadAttempt | undefined = attempt
-    while (next !== undefined && await lease.run(next, this.#waiting.size !== 0)) next = this.#take()
-    // Those that waited have been given up meanwhile, or have got another thread.
-    if (next === undefined) await lease.giveBack()
-    this.#leases.delete(lease)
-    this.#lend(pool, lease.unbegun ?? this.#take())
   }
 
   #start (): ThreadPool {

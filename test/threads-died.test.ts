@@ -1,8 +1,9 @@
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { defineTask, type DefinitionOptions, type ThreadOptions } from '../index'
-import { createApp, settled } from './support/server'
+import { createApp, settled, type LogLine } from './support/server'
 import { moduleFile } from './support/threads'
 
 /** Lets tasks wait behind one that takes its thread down with it. */
@@ -17,6 +18,15 @@ async function check (t: Test, text: string, expected: object, threads: ThreadOp
   await settled(app, { completed: 4, failed: 1 })
   t.match(errors, [{ code: 'FST_BGT_THREAD_DIED', message: /^The thread of the background task 'dies' ended before the task: received/, ...expected }])
   return log
+}
+
+/** The line that tells of the end of a thread with no task on it. */
+async function endOfThread (log: LogLine[]): Promise<LogLine> {
+  for (;;) {
+    const line = log.find(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it')
+    if (line !== undefined) return line
+    await sleep(5)
+  }
 }
 
 test('process.exit', t => check(t, 'export default () => process.exit(3)', { cause: { message: 'worker exited with code: 3' } }))
@@ -64,8 +74,7 @@ test('a task that has ended is not failed by the end of its thread, which is log
   const { app, log } = await createApp(t, { tasks: [leaves], threads: { max: 2 } })
   app.backgroundTasks.add(leaves)
   await settled(app, { completed: 1 })
-  while (!log.some(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it')) await new Promise(resolve => { setTimeout(resolve, 5) })
-  t.match(log.find(({ err }) => err?.message === 'left behind'), { level: 50 })
+  t.match(await endOfThread(log), { level: 50, err: { message: 'left behind' } })
   app.backgroundTasks.add(leaves)
   await settled(app, { completed: 2 })
 })
@@ -77,7 +86,7 @@ test('nor by one that comes between its result and the next task', async t => {
   const { id } = app.backgroundTasks.add(exits)
   await settled(app, { completed: 1 })
   t.match(await app.backgroundTasks.find(id), { result: { n: 1 } })
-  t.match(log.find(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it'), { level: 50, err: { message: 'worker exited with code: 5' } })
+  t.match(await endOfThread(log), { level: 50, err: { message: 'worker exited with code: 5' } })
 })
 
 test('nor is one whose module is being loaded by another thread', async t => {
@@ -100,7 +109,7 @@ test('nor is one whose module is being loaded by another thread', async t => {
   // Before the application is ready: it would load the modules itself.
   app.backgroundTasks.add(leaves)
   const handle = app.backgroundTasks.add(loads)
-  while (!log.some(({ err }) => err?.message === 'left behind')) await new Promise(resolve => { setTimeout(resolve, 5) })
+  await endOfThread(log)
   writeFileSync(ended, '')
   t.equal(await handle.settled(), 'completed')
   await settled(app, { completed: 2 })

@@ -1,8 +1,11 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { writeFileSync } from 'node:fs'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { MessagePort } from 'node:worker_threads'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
-import { createApp, settled, turns } from './support/server'
+import { createApp, settled, signal, turns } from './support/server'
 import { moduleFile } from './support/threads'
 
 // While tasks wait for a thread, it gets one after the other without going back to the pool: each is on its own all the same.
@@ -65,12 +68,13 @@ test('a thread goes back to the pool when those that waited are cancelled', asyn
       return threadId
     }`))
   const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } })
-  const handles = [50, 0, 0].map(n => app.backgroundTasks.add(task, n))
-  const ids = [handles[0].id]
+  const handles = [0, 50, 0, 0].map(n => app.backgroundTasks.add(task, n))
+  const ids = [handles[1].id]
   const add = (n: number) => { ids.push(app.backgroundTasks.add(task, n).id) }
-  handles[0].settled().then(() => [1, 0].map(add))
-  t.same(await Promise.all([handles[1].cancel(), handles[2].cancel()]), [true, true])
-  await settled(app, { completed: 3, cancelled: 2 })
+  handles[1].settled().then(() => [1, 0].map(add))
+  await handles[0].settled()
+  t.same(await Promise.all([handles[2].cancel(), handles[3].cancel()]), [true, true])
+  await settled(app, { completed: 4, cancelled: 2 })
   const results = await Promise.all(ids.map(async id => (await app.backgroundTasks.find(id))!.result))
   t.equal(results.length, 3)
   t.equal(new Set(results).size, 1, 'all on one thread')
@@ -126,4 +130,105 @@ test('one that cannot be sent fails, and the next one gets the thread', async t 
   const handles = [1, 2, 3, 4].map(n => app.backgroundTasks.add(task, n))
   t.same(await Promise.all(handles.map(handle => handle.settled())), ['completed', 'completed', 'failed', 'completed'])
   t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_THREAD_DIED', message: /out of memory/ } })
+})
+
+test('also one that comes to a thread which others have used, and that what they left behind ends', async t => {
+  const { file, open } = exits(t)
+  const task = defineTask<{ n: number }, { n: number }>('task', file)
+  const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  t.equal(await app.backgroundTasks.add(task, { n: 2 }).settled(), 'completed')
+  const handle = app.backgroundTasks.add(task, { n: 3 })
+  await open()
+  t.equal(await handle.settled(), 'completed')
+})
+
+/** Tasks, the second of which leaves an endless loop behind. Cancels the one that waits for its thread, if it is to go back. */
+async function leaveLoop (t: Test, goesBack: boolean) {
+  const task = defineTask<boolean>('task', moduleFile(t, `${imports}
+    const loop = () => { for (;;); }
+    export default async loops => {
+      // Until the one that waits has been cancelled.
+      if (loops) await sleep(50)
+      return { get n () { if (loops) queueMicrotask(loop); return 1 } }
+    }`))
+  const { app, log } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  const handles = [false, true, false].map(loops => app.backgroundTasks.add(task, loops))
+  await handles[0].settled()
+  if (goesBack) {
+    await turns()
+    t.equal(await handles[2].cancel(), true)
+    await handles[1].settled()
+    handles[2] = app.backgroundTasks.add(task, false)
+  }
+  t.same(await Promise.all(handles.map(handle => handle.settled())), ['completed', 'completed', 'completed'])
+  t.match(log.filter(({ msg }) => msg === 'a thread of background tasks ended while no task ran on it'), [
+    { level: 50, err: { message: /what a task has left behind has held it/ } }
+  ])
+}
+
+test('a thread that is held by what a task has left behind is ended, and the next task runs on another one', t => leaveLoop(t, false))
+test('also where the thread is to go back to the pool', t => leaveLoop(t, true))
+
+test('a result that cannot be read on the main thread, whose stack is smaller, fails its task', async t => {
+  const task = defineTask<boolean>('task', moduleFile(t, `
+    export default deep => {
+      let result = {}
+      if (deep) for (let n = 0; n < 12_000; n++) result = { result }
+      return result
+    }`))
+  const { app, log } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  for (const before of [[], [false]]) {
+    const handles = [...before, true, false].map(deep => app.backgroundTasks.add(task, deep))
+    t.same(await Promise.all(handles.map(handle => handle.settled())), [...before.map(() => 'completed'), 'failed', 'completed'])
+    t.match(log.findLast(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_UNCLONABLE' } })
+  }
+})
+
+test('a getter of a result that throws, and not even an error', async t => {
+  const task = defineTask('task', moduleFile(t, 'export default () => ({ get result () { throw null } })'))
+  const { app, log } = await createApp(t, { tasks: [task] })
+  t.equal(await app.backgroundTasks.add(task).settled(), 'failed')
+  t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_UNCLONABLE', message: /null/ } })
+})
+
+test('what cannot be read on the main thread is passed over when the thread ends', async t => {
+  const task = defineTask('task', moduleFile(t, `
+    let deep = {}
+    for (let n = 0; n < 12_000; n++) deep = { deep }
+    export default (payload, { log, progress }) => {
+      log.info('begun')
+      progress(deep)
+      progress(deep)
+      process.exit(5)
+    }`))
+  const { app, log } = await createApp(t, { tasks: [task] })
+  const handle = app.backgroundTasks.add(task)
+  while (!log.some(({ msg }) => msg === 'begun')) await turns(1)
+  // The event of the exit comes before those of the messages.
+  for (const end = Date.now() + 100; Date.now() < end;);
+  t.equal(await handle.settled(), 'failed')
+  t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_THREAD_DIED' } })
+})
+
+test('a lease holds nothing of its first task, however long it lasts', async t => {
+  const task = defineTask<number>('task', moduleFile(t, `${imports}
+    export default n => sleep(n)`))
+  const { app } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  const als = new AsyncLocalStorage<object>()
+  const stores: WeakRef<object>[] = []
+  const gate = signal()
+  let added = 0
+  const add = () => {
+    const store = {}
+    if (added++ < 4) stores.push(new WeakRef(store))
+    const handle = als.run(store, () => app.backgroundTasks.add(task, 1))
+    als.exit(() => handle.settled().then(() => stores.every(ref => ref.deref() === undefined) || added > 2_000 ? gate.resolve() : add()))
+  }
+  for (let n = 0; n < 4; n++) add()
+  setFlagsFromString('--expose_gc')
+  const gc = runInNewContext('gc') as () => void
+  const timer = setInterval(gc, 20)
+  t.teardown(() => clearInterval(timer))
+  await gate.promise
+  t.same(stores.map(ref => ref.deref()), [undefined, undefined, undefined, undefined])
 })

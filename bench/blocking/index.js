@@ -32,7 +32,7 @@ const USAGE = `npm run bench:blocking -- [options]
 
   --json        one JSON object instead of the table
   --build DIR   the build of the plugin (default: dist)
-  --rounds N    slices of each server (default: 7)
+  --rounds N    slices of each server (default: 15)
   --slice MS    length of a slice (default: 4000)
   --primes N    how much work a task is (default: 20000)
 `
@@ -41,7 +41,7 @@ const { values: options } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
     build: { type: 'string', default: 'dist' },
-    rounds: { type: 'string', default: '7' },
+    rounds: { type: 'string', default: '15' },
     slice: { type: 'string', default: '4000' },
     primes: { type: 'string', default: '20000' },
     help: { type: 'boolean', default: false }
