@@ -27,13 +27,12 @@ export class ThreadLease {
   #stays = false
   /** Called with `true` when the thread waits for another attempt, and with `false` when the lease is over. */
   #onFree: ((stays: boolean) => void) | null = null
-  /** One for all, since setting it anew costs next to nothing. */
+  #isOver = false
+  /** Begins anew with each attempt, and when the thread is to go back. One for all, since that costs next to nothing. */
   readonly #leftovers = setTimeout(() => {
-    // What the thread has said while this one was busy comes first.
+    // What the thread has said while the main thread was busy comes first.
     setImmediate(() => this.#endHeldThread())
   }, LEFTOVER_WAIT)
-
-  #isOver = false
 
   /** @param onReturned called with an attempt that the thread has not begun when it ended, and that can run on another one */
   constructor (pool: ThreadPool, report: Report, onReturned: (attempt: ThreadAttempt) => void) {
@@ -143,6 +142,7 @@ export class ThreadLease {
   assigned (channel: ThreadChannel, isUsed: boolean): void {
     this.#channel = channel
     this.#isUsed = isUsed
+    this.#leftovers.refresh()
   }
 
   /** Tells the thread, if there is one yet, that the attempt is to stop. */
