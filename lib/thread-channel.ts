@@ -51,11 +51,14 @@ export class ThreadChannel {
   /** Hands the lease what the thread has said and no event has brought yet. What cannot be read is passed over, as events do. */
   receiveAll (): void {
     for (;;) {
+      let next
       try {
-        const next = receiveMessageOnPort(this.#port)
-        if (next === undefined) return
-        this.#lease?.receive(next.message)
-      } catch {}
+        next = receiveMessageOnPort(this.#port)
+      } catch {
+        continue
+      }
+      if (next === undefined) return
+      this.#lease?.receive(next.message)
     }
   }
 

@@ -4,7 +4,7 @@ import type { ThreadChannel } from './thread-channel'
 import type { ThreadAbort, ThreadEnd, ThreadMessage } from './thread-messages'
 import { EndOfThread, type ThreadPool } from './thread-pool'
 
-/** Milliseconds that a thread which has been used has to begin what it is sent, or to go back to the pool. */
+/** Milliseconds that a thread which has been used has to take and begin what it is sent, or to go back to the pool. */
 const LEFTOVER_WAIT = 2_000
 
 /**
@@ -28,10 +28,13 @@ export class ThreadLease {
   /** Called with `true` when the thread waits for another attempt, and with `false` when the lease is over. */
   #onFree: ((stays: boolean) => void) | null = null
   #isOver = false
-  /** Begins anew with each attempt, and when the thread is to go back. One for all, since that costs next to nothing. */
+  /** Times that the thread has been asked for something. */
+  #asked = 0
+  /** One timer for all, since setting it anew costs next to nothing. */
   readonly #leftovers = setTimeout(() => {
+    const asked = this.#asked
     // What the thread has said while the main thread was busy comes first.
-    setImmediate(() => this.#endHeldThread())
+    setImmediate(() => { if (asked === this.#asked) this.#endHeldThread() })
   }, LEFTOVER_WAIT)
 
   /** @param onReturned called with an attempt that the thread has not begun when it ended, and that can run on another one */
@@ -49,7 +52,7 @@ export class ThreadLease {
   run (attempt: ThreadAttempt, stays: boolean): Promise<boolean> {
     this.#attempt = attempt
     this.#stays = stays
-    this.#leftovers.refresh()
+    this.#expectAnswer()
     attempt.startsOn(this)
     return new Promise(resolve => {
       this.#onFree = resolve
@@ -120,8 +123,13 @@ export class ThreadLease {
   /** Gives a thread that waits back to the pool. Resolves when it is there, or has ended. */
   giveBack (): Promise<boolean> {
     this.#channel?.post({ type: 'leave' })
-    this.#leftovers.refresh()
+    this.#expectAnswer()
     return new Promise(resolve => { this.#onFree = resolve })
+  }
+
+  #expectAnswer (): void {
+    this.#asked++
+    this.#leftovers.refresh()
   }
 
   /** What a task has left behind, an endless loop for instance, would keep a thread from all others. */
@@ -142,7 +150,7 @@ export class ThreadLease {
   assigned (channel: ThreadChannel, isUsed: boolean): void {
     this.#channel = channel
     this.#isUsed = isUsed
-    this.#leftovers.refresh()
+    this.#expectAnswer()
   }
 
   /** Tells the thread, if there is one yet, that the attempt is to stop. */
@@ -173,7 +181,7 @@ export class ThreadLease {
     this.#attempt = null
     // First, since the thread does nothing meanwhile.
     if (this.#stays) this.#onFree?.(true)
-    else this.#leftovers.refresh()
+    else this.#expectAnswer()
     attempt?.ended(end)
   }
 }

@@ -89,14 +89,15 @@ export class ThreadPool {
       request.over = true
       return
     }
-    let channel = this.#channels.get(thread)
+    const known = this.#channels.get(thread)
+    let channel = known
     if (channel === undefined || channel.taken) {
       channel = new ThreadChannel(closed => { if (this.#channels.get(thread) === closed) this.#channels.delete(thread) })
       this.#channels.set(thread, channel)
     }
     request.channel = channel.occupy(lease)
     if (request.channel !== null) transferList.push(request.channel.port)
-    lease.assigned(channel, request.channel === null)
+    lease.assigned(channel, known !== undefined)
   }
 
   /** Loads the module of a task in a thread: `null`, or what is wrong with it. */

@@ -169,6 +169,21 @@ async function leaveLoop (t: Test, goesBack: boolean) {
 test('a thread that is held by what a task has left behind is ended, and the next task runs on another one', t => leaveLoop(t, false))
 test('also where the thread is to go back to the pool', t => leaveLoop(t, true))
 
+test('a thread whose task ends while the main thread is busy is not taken for held', async t => {
+  const task = defineTask<number>('task', moduleFile(t, `${imports}
+    export default n => sleep(n)`))
+  const { app, log } = await createApp(t, { tasks: [task], threads: { max: 1 } })
+  const handles = [1, 10, 2_050, 10].map(n => app.backgroundTasks.add(task, n))
+  await handles[1].settled()
+  await turns()
+  t.equal(await handles[3].cancel(), true)
+  // It looks at the thread within this time, and finds what that said only afterwards.
+  setTimeout(() => setImmediate(() => { for (const end = Date.now() + 450; Date.now() < end;); }), 1_950)
+  await handles[2].settled()
+  t.equal(await app.backgroundTasks.add(task, 0).settled(), 'completed')
+  t.notOk(log.some(({ level }) => level >= 50))
+})
+
 test('a result that cannot be read on the main thread, whose stack is smaller, fails its task', async t => {
   const task = defineTask<boolean>('task', moduleFile(t, `
     export default deep => {
