@@ -81,16 +81,24 @@ export class ThreadAttempt extends AsyncResource {
 
   /** The thread has told how it ended; `undefined` if that cannot be read here, or if it was {@link ThreadRequest.over}. */
   ended (end: ThreadEnd | undefined): void {
-    this.#detach()
-    if (end?.type === 'completed') this.#resolve(end.result)
-    else if (end !== undefined) this.#reject(decodeThrown(end.thrown, this))
-    else this.#reject(this.aborted ? this.reason : new FST_BGT_UNCLONABLE(`The result or error of the background task '${this.task.name}'`, 'what cannot be read outside of its thread'))
+    if (end === undefined) {
+      this.#fail(new FST_BGT_UNCLONABLE(`The result or error of the background task '${this.task.name}'`, 'what cannot be read outside of its thread'))
+    } else {
+      this.#detach()
+      if (end.type === 'completed') this.#resolve(end.result)
+      else this.#reject(decodeThrown(end.thrown, this))
+    }
   }
 
   /** The thread has not told, and will not any more. */
   died (cause: unknown): void {
+    this.#fail(threadDied(this.task.name, cause))
+  }
+
+  /** One that was to stop fails with what for. */
+  #fail (error: Error): void {
     this.#detach()
-    this.#reject(this.aborted ? this.reason : threadDied(this.task.name, cause))
+    this.#reject(this.aborted ? this.reason : error)
   }
 
   #detach (): void {

@@ -65,6 +65,9 @@ test('an error, and a result that cannot leave', async t => {
     { type: 'arrived' }, { type: 'failed', thrown: { kind: 'error', message: 'boom', fields: { code: 'E' } } }
   ])
   t.match(await attempt(t, 'export default () => () => {}'), [{ type: 'arrived' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_UNCLONABLE' } } }])
+  t.match(await attempt(t, 'export default () => ({ get a () { throw null } })'), [
+    { type: 'arrived' }, { type: 'failed', thrown: { message: /received null/, fields: { code: 'FST_BGT_UNCLONABLE' } } }
+  ])
   t.match(await attempt(t, 'export const none = 1'), [{ type: 'arrived' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_INVALID_MODULE' } } }])
 })
 
