@@ -92,25 +92,12 @@ export class AppTasks implements AppBackgroundTasks {
   }
 
   idle (): Promise<void> {
-    const { ledger } = this.#runtime
     return new Promise((resolve, reject) => {
-      let looksAgain = false
-      const check = () => {
-        if (looksAgain || this.#unanswered() === null) return
-        looksAgain = true
-        // What waited for the last task to settle has one turn to add another, which is then waited for, too: as at close.
-        setImmediate(end)
-      }
-      const end = () => {
-        looksAgain = false
-        const unanswered = this.#unanswered()
-        if (unanswered === null) return
-        unwatch()
+      this.#runtime.ledger.whenLasting(() => this.#unanswered() !== null, () => {
+        const unanswered = this.#unanswered() as number
         if (unanswered === 0) resolve()
         else reject(new FST_BGT_IDLE_IN_HANDLER(unanswered))
-      }
-      const unwatch = ledger.watch(check)
-      check()
+      })
     })
   }
 

@@ -71,25 +71,18 @@ async function written (): Promise<void> {
 /** Resolves when nothing is left that could end within `ms`, or after `ms`. */
 function drained (runtime: Runtime, ms: number): Promise<void> {
   const deadline = Date.now() + ms
+  const { ledger } = runtime
   return new Promise(resolve => {
-    let ended = false
-    const end = () => {
-      ended = true
-      clearTimeout(timer)
-      unwatch()
-      resolve()
-    }
     // Not unref'd: Node would leave in the middle of closing.
-    const timer = setTimeout(end, ms)
-    // What waited for the last task to settle has one turn to add another, which is then waited for, too.
-    const check = () => { if (isDrained(runtime, deadline)) setImmediate(endIfDrained) }
-    const endIfDrained = () => {
-      if (ended || !isDrained(runtime, deadline)) return
-      runtime.ledger.closed = true
-      end()
-    }
-    const unwatch = runtime.ledger.watch(check)
-    check()
+    const timer = setTimeout(() => {
+      forget()
+      resolve()
+    }, ms)
+    const forget = ledger.whenLasting(() => isDrained(runtime, deadline), () => {
+      ledger.closed = true
+      clearTimeout(timer)
+      resolve()
+    })
   })
 }
 

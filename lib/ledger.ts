@@ -167,6 +167,33 @@ export class Ledger {
     return () => { this.#watchers = this.#watchers.filter(other => other !== watcher) }
   }
 
+  /**
+   * Calls back once a condition holds, and still does a turn of the event loop later, in which what waited for the last task to
+   * settle can add another; unless the returned function is called before.
+   */
+  whenLasting (holds: () => boolean, then: () => void): () => void {
+    let looksAgain = false
+    let ended = false
+    const check = () => {
+      if (looksAgain || !holds()) return
+      looksAgain = true
+      setImmediate(look)
+    }
+    const look = () => {
+      looksAgain = false
+      if (ended || !holds()) return
+      end()
+      then()
+    }
+    const unwatch = this.watch(check)
+    const end = () => {
+      ended = true
+      unwatch()
+    }
+    check()
+    return end
+  }
+
   /** Tells the watchers that something has ended, or has come to its next phase. */
   notify (): void {
     for (const watcher of this.#watchers) watcher()
