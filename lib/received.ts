@@ -8,6 +8,11 @@ export function received (value: unknown): string {
   return line.length > 120 ? `${line.slice(0, 119)}…` : line
 }
 
+/** What was thrown, as a part of a message. */
+export function textOf (thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : received(thrown)
+}
+
 /** What an error that another library threw says. */
 export function reasonOf (error: unknown): unknown {
   // What several addresses of one host refuse has no message of its own.

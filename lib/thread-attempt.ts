@@ -3,7 +3,7 @@ import { AsyncResource } from 'node:async_hooks'
 import type { Attempt } from './attempt'
 import { FST_BGT_THREAD_DIED, FST_BGT_UNCLONABLE } from './errors'
 import { currentCarrier } from './propagation'
-import { received } from './received'
+import { textOf } from './received'
 import { describe, type TaskDescription } from './report'
 import { Snapshot } from './snapshot'
 import type { Task } from './task'
@@ -176,5 +176,5 @@ export class ThreadAttempt extends AsyncResource {
 
 /** The error of a task whose thread has ended under it. */
 export function threadDied (name: string, cause: unknown): Error {
-  return new FST_BGT_THREAD_DIED(name, cause instanceof Error ? cause.message : received(cause), { cause })
+  return new FST_BGT_THREAD_DIED(name, textOf(cause), { cause })
 }

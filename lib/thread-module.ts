@@ -4,7 +4,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { inspect } from 'node:util'
 import type { TaskHandler } from './define-task'
 import { FST_BGT_INVALID_MODULE } from './errors'
-import { received } from './received'
+import { received, textOf } from './received'
 
 /** The URL of a module that is given by URL or absolute path; `null` for anything else. */
 export function moduleUrl (file: unknown): string | null {
@@ -40,7 +40,7 @@ async function importHandler (task: string, file: string): Promise<TaskHandler<a
     const expected = isTypeScriptTrouble(path, cause)
       ? `a file that Node ${process.version} can load (compile it to JavaScript, or run Node with a loader for TypeScript)`
       : 'a file that can be imported'
-    throw new FST_BGT_INVALID_MODULE(task, `${expected}, received ${path}: ${cause instanceof Error ? cause.message : received(cause)}`, { cause })
+    throw new FST_BGT_INVALID_MODULE(task, `${expected}, received ${path}: ${textOf(cause)}`, { cause })
   }
   // What TypeScript makes of a default export in CommonJS.
   const handler = exported?.__esModule === true ? exported.default : exported

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { FST_BGT_NO_DI_SCOPE, FST_BGT_UNCLONABLE } from './errors'
 import { withCarrier } from './propagation'
-import { received } from './received'
+import { textOf } from './received'
 import type { DiScope, TaskContext } from './task-context'
 import { threadLogger } from './thread-logger'
 import type { ThreadAbort, ThreadChannelEnd, ThreadEnd, ThreadMessage, ThreadOrder, ThreadRequest } from './thread-messages'
@@ -96,8 +96,7 @@ function answer ({ number, name, stays }: ThreadRequest, end: ThreadEnd): Thread
   try {
     port.postMessage(end)
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : received(cause)
-    const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, reason, { cause })
+    const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, textOf(cause), { cause })
     port.postMessage({ type: 'failed', thrown: encodeThrown(error) })
   }
   if (stays) port.postMessage({ type: 'ended', number })

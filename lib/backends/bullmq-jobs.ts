@@ -1,5 +1,5 @@
 import type { Job, JobJson, JobsOptions, UnrecoverableError } from 'bullmq'
-import { received } from '../received'
+import { textOf } from '../received'
 import type { TaskState } from '../task'
 import { isUnrecoverable } from '../unrecoverable-error'
 import type { ListedTask, StoredTask, TaskInfo } from './backend'
@@ -71,7 +71,7 @@ export function storedResult (result: unknown): unknown {
 /** An error of BullMQ's own would tell it something by its name or message; one of the user's must not. */
 export function storedFailure (error: unknown, Unrecoverable: typeof UnrecoverableError): Error {
   const Failure = isUnrecoverable(error) ? Unrecoverable : Error
-  const message = error instanceof Error ? error.message : received(error)
+  const message = textOf(error)
   const failure = new Failure(plain(message).replace(/^bullmq:/, 'Error: bullmq:'))
   if (error instanceof Error && error.stack !== undefined) failure.stack = plain(error.stack)
   return failure
