@@ -1,8 +1,8 @@
 import type { JobJson, Queue } from 'bullmq'
 import t from 'tap'
-import { RedisWriter } from '../lib/backends/bullmq-redis'
+import { RedisWriter } from '../lib/backends/bullmq-redis-writer'
 
-/* How jobs become commands of Redis. That Redis takes them is shown by the tests of the backend. */
+/* How jobs become commands of Redis where BullMQ's scripts are not known. That Redis takes them is shown by the tests of the backend. */
 
 interface Commands { runCommand (name: string, args: unknown[]): Promise<unknown> }
 
@@ -23,8 +23,12 @@ async function open (add: Add, answer = async (_name: string, args: unknown[]): 
       return answer(name, args)
     }
   }
-  const queue = { getBackend: () => ({ client: Promise.resolve(client), addJobToTransaction: add }) }
-  return { commands, writer: await RedisWriter.open(queue as unknown as Queue) }
+  const removed: string[] = []
+  const queue = {
+    getBackend: () => ({ client: Promise.resolve(client), addJobToTransaction: add }),
+    async remove (id: string) { removed.push(id) }
+  }
+  return { commands, removed, writer: await RedisWriter.open(queue as unknown as Queue) }
 }
 
 const batch = (...ids: string[]): JobJson[] => ids.map(id => ({ id, name: 'task', data: `data of ${id}`, opts: {}, timestamp: 0 } as JobJson))
@@ -49,11 +53,12 @@ t.test('no command has more than a hundred jobs and those of one request', async
 })
 
 t.test('an error is for the request that it is about; one of the whole command for all', async t => {
-  const { writer } = await open(waiting, async (_name, args) => {
+  const { writer, removed } = await open(waiting, async (_name, args) => {
     if (args.includes('none')) throw new Error('READONLY')
     return ['a', new Error('WRONGTYPE'), 'c']
   })
   t.match(await writer.add([batch('a'), batch('b'), batch('c')]), [['a'], { message: 'WRONGTYPE' }, ['c']])
+  t.same(removed, ['b'], 'and taken out is what may be left of it')
   t.match(await writer.add([batch('none'), batch('other')]), [{ message: 'READONLY' }, { message: 'READONLY' }])
 })
 

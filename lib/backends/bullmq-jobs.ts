@@ -32,8 +32,8 @@ const FINISHED: Record<string, TaskState> = { ...UNFINISHED, completed: 'complet
 /** The lists of the queue that are listed, in the order it is asked for them. */
 export const LISTED = ['running', 'waiting', 'delayed', 'failed'] as const
 
-/** A job that is to be added, as far as BullMQ reads it then: the rest of it is about what has been done. */
-export function newJob (task: StoredTask): JobJson {
+/** A job that is to be added, as far as it is read then: the rest of it is about what has been done. */
+export function newJob (task: StoredTask, now: number): JobJson {
   const { id, name, label, payload, requestId, attempts, backoff, delay, timeout, dedupe, carrier } = task
   // JSON passes over what is undefined.
   const data: JobData = {
@@ -49,7 +49,7 @@ export function newJob (task: StoredTask): JobJson {
   if (delay !== 0) opts.delay = Math.ceil(delay)
   if (backoff !== null) opts.backoff = { ...backoff, delay: Math.ceil(backoff.delay) }
   if (dedupe !== null) opts.deduplication = { id: dedupe }
-  return { id, name, data: JSON.stringify(data), opts, timestamp: Date.now(), deduplicationId: dedupe ?? undefined } as JobJson
+  return { id, name, data: JSON.stringify(data), opts, timestamp: now, deduplicationId: dedupe ?? undefined } as JobJson
 }
 
 function labelOf ({ name, data }: TaskJob): string {

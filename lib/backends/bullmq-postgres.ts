@@ -4,9 +4,12 @@ import type { createPostgresBackend } from 'bullmq'
 
 type Factory = typeof createPostgresBackend
 
+/** The text of one, with a name if it is to be prepared. */
+type Statement = string | { name: string, text: string }
+
 /** What all of them go through. */
 interface Querying {
-  query (text: string, values: unknown[]): Promise<{ rows: unknown[] }>
+  query (statement: Statement, values: unknown[]): Promise<{ rows: unknown[] }>
 }
 
 /** Postgres' error of a statement that waited for another one, which waited for it. It has undone this one. */
@@ -24,29 +27,32 @@ export function retryingDeadlocks (create: Factory): Factory {
     const backend = create(name, options, more)
     const querying = backend as unknown as Querying
     const { query } = querying
-    const attempt = async (left: number, text: string, values: unknown[]): Promise<{ rows: unknown[] }> => {
+    const attempt = async (left: number, statement: Statement, values: unknown[]): Promise<{ rows: unknown[] }> => {
       try {
-        return await query.call(backend, text, values)
+        return await query.call(backend, statement, values)
       } catch (error) {
         if ((error as { code?: unknown }).code !== DEADLOCK || left === 1) throw error
-        return attempt(left - 1, text, values)
+        return attempt(left - 1, statement, values)
       }
     }
-    querying.query = (text, values) => attempt(ATTEMPTS, text, values)
+    querying.query = (statement, values) => attempt(ATTEMPTS, statement, values)
     return backend
   }
 }
 
-/** Postgres' errors of a table, a function, a column or a type that is not there. */
-const UNKNOWN_NAME = /^42(P01|883|703|704)$/
+/**
+ * Postgres' errors of a table, a function, a column or a type that is not there, and of a prepared statement that is not there, or
+ * is already: what a proxy hands each transaction another connection for.
+ */
+const UNKNOWN_NAME = /^(?:42(?:P01|883|703|704|P05)|26000)$/
 
 /**
  * Runs a statement on BullMQ's tables, and resolves with its rows; with `null` where BullMQ has other names for what it
- * uses, as its first versions had.
+ * uses, as its first versions had, or the connection does not keep what is prepared.
  */
-export async function runOnTables (backend: object, text: string, values: unknown[]): Promise<unknown[] | null> {
+export async function runOnTables (backend: object, statement: Statement, values: unknown[]): Promise<unknown[] | null> {
   try {
-    return (await (backend as Querying).query(text, values)).rows
+    return (await (backend as Querying).query(statement, values)).rows
   } catch (error) {
     if (UNKNOWN_NAME.test(String((error as { code?: unknown }).code))) return null
     throw error

@@ -9,8 +9,9 @@ import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './bac
 import { isClient, isCluster, isPool, isPostgres, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
 import { retryingDeadlocks, runOnTables } from './bullmq-postgres'
+import { PostgresWriter } from './bullmq-postgres-writer'
 import { Pruning } from './bullmq-pruning'
-import { RedisWriter } from './bullmq-redis'
+import { RedisWriter } from './bullmq-redis-writer'
 import { RETAIN, retention, type Retention } from './retention'
 import { Troubles } from './troubles'
 
@@ -78,9 +79,6 @@ const POSTGRES_WRITES = 2
 /** What a worker says of a task that it had for longer than `lockDuration` without a sign of life. */
 const LOST = /^(?:could not renew lock for|Missing lock for|Lock mismatch for) job ([^\s.]+)/
 
-/** The classes of Postgres' errors that tell of the data, not of the server: 22 and 23. */
-const DATA_ERROR = /^2[23]/
-
 /**
  * BullMQ's own `remove`, for a row that is held meanwhile: by itself it looks for the lock of a worker first (BullMQ 6.7), and
  * then takes the job from one that was just taking it.
@@ -108,7 +106,7 @@ class BullmqBackend implements TaskBackend {
   /** What is to be told of it when the application starts. */
   #missing: Error | null = null
   #queue!: Queue<JobData>
-  #redis!: RedisWriter
+  #writer!: RedisWriter | PostgresWriter
   #worker: Worker<JobData> | null = null
   #pruning: Pruning | null = null
   #log!: FastifyBaseLogger
@@ -170,7 +168,7 @@ class BullmqBackend implements TaskBackend {
     }
     this.#queue.on('error', error => this.#inTrouble(error))
     await this.#queue.waitUntilReady()
-    if (!this.#postgres) this.#redis = await RedisWriter.open(this.#queue)
+    this.#writer = this.#postgres ? new PostgresWriter(this.#queue, error => this.#inTrouble(error)) : await RedisWriter.open(this.#queue)
   }
 
   /** BullMQ leaves the tables of a ready pool to its owner. The pool's search path decides where they are. */
@@ -200,43 +198,8 @@ class BullmqBackend implements TaskBackend {
   }
 
   async store (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    return this.#postgres ? this.#storeInPostgres(batches) : this.#storeInRedis(batches)
-  }
-
-  /** All in one statement. */
-  async #storeInPostgres (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    try {
-      const ids = await this.#insert(batches.flat())
-      return batches.map(({ length }) => ids.splice(0, length))
-    } catch (error) {
-      // What is in one of the batches may be at fault, and the others must not be refused for it.
-      if (batches.length === 1 || !DATA_ERROR.test(String((error as { code?: unknown }).code))) throw error
-      return Promise.all(batches.map(async batch => (await this.#storeInPostgres([batch]).catch((error: Error) => [error]))[0]!))
-    }
-  }
-
-  /** All or none. One alone is faster by itself, and `addJobs` is slower: it makes two temporary tables each time (BullMQ 6.7). */
-  async #insert (tasks: StoredTask[]): Promise<string[]> {
-    const { name: queueName, opts: { prefix } } = this.#queue
-    const backend = this.#queue.getBackend()
-    const jobs = tasks.map(newJob)
-    if (jobs.length === 1) return [await backend.addJob(jobs[0]!, jobs[0]!.id)]
-    const results = await backend.addFlow(jobs.map(job => ({ queueName, prefix: prefix as string, jobData: job, jobId: job.id, parentKeyOpts: {} })))
-    return results.map(([error, id]) => {
-      if (error !== null) throw error
-      return String(id)
-    })
-  }
-
-  async #storeInRedis (batches: StoredTask[][]): Promise<Array<string[] | Error>> {
-    const results = await this.#redis.add(batches.map(tasks => tasks.map(newJob)))
-    // Redis does not undo what it did before something failed: what it may have is taken out again. A server that cannot
-    // be reached has its reasons to refuse this too. One with a dedupe id may by now be the task of somebody else's 2xx.
-    results.forEach((result, index) => {
-      if (!(result instanceof Error)) return
-      for (const { id, dedupe } of batches[index]!) if (dedupe === null) this.#queue.remove(id).catch(() => {})
-    })
-    return results
+    const now = Date.now()
+    return this.#writer.add(batches.map(tasks => tasks.map(task => newJob(task, now))))
   }
 
   async work (concurrency: number, deliver: Deliver): Promise<void> {

@@ -1,0 +1,129 @@
+import type { JobJson, Queue } from 'bullmq'
+import { runOnTables } from './bullmq-postgres'
+
+/*
+ * How jobs are stored in Postgres: by a statement of our own, which does for all of them at once what BullMQ's functions do for
+ * one after the other. Those with a dedupe id, and all where BullMQ's tables are of a version that is not known here, are left to
+ * BullMQ's functions.
+ */
+
+/** The versions of BullMQ's tables and functions, of 6.4, 6.5 and 6.7, beside which the statement does what the functions do. */
+const KNOWN = [4, 5, 11]
+
+/** Prepared, as to plan it takes the server as long as a job does. A version of another text must have another name. */
+const INSERT = {
+  name: 'fastify-background-tasks:insert:1',
+  text: `
+    WITH known AS MATERIALIZED (
+      SELECT pg_advisory_xact_lock_shared(hashtext('bullmq:finalization'), hashtext($1))
+        FROM migration HAVING max(version) IN (${KNOWN.join()})
+    ), added AS (
+      INSERT INTO job (queue, id, seq, name, state, data, opts, delay_ms, max_attempts, added_at_ms, process_at_ms)
+      SELECT $1, id, nextval('job_seq'), name, (CASE WHEN delay > 0 THEN 'delayed' ELSE 'waiting' END)::job_state,
+             data, opts, delay, attempts, added_at, CASE WHEN delay > 0 THEN added_at + delay END
+        FROM known, json_to_recordset($2)
+          AS given (id text, name text, data jsonb, opts jsonb, delay bigint, attempts integer, added_at bigint)
+      ON CONFLICT (queue, id) DO NOTHING
+      RETURNING id, name, seq, state, process_at_ms
+    ), published AS (
+      INSERT INTO event (queue, event, data, created_at_ms)
+      SELECT $1, events.event, events.data, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+        FROM added, LATERAL (VALUES
+          (1, 'added', jsonb_build_object('jobId', id, 'name', name)),
+          (2, state::text, jsonb_strip_nulls(jsonb_build_object('jobId', id, 'delay', process_at_ms)))
+        ) AS events (n, event, data)
+       ORDER BY seq, n
+    )
+    SELECT EXISTS (SELECT FROM known) AS known,
+           CASE WHEN EXISTS (SELECT FROM added) THEN (pg_notify('bullmq_events', $1), pg_notify('bullmq_jobs', $1)) END`
+}
+
+/** BullMQ's functions do this each time they add events. */
+const TRIM = `
+  DELETE FROM event
+   WHERE queue = $1 AND (SELECT pg_try_advisory_xact_lock(hashtext('bullmq:evtrim:' || $1))) AND id <=
+     (SELECT max(id) FROM event WHERE queue = $1) -
+     (SELECT NULLIF(GREATEST(COALESCE(max(value::integer), 10000), 0), 0) FROM meta WHERE queue = $1 AND field = 'opts.maxLenEvents')`
+
+/** So many jobs, with two events each, between two looks for events that need not be kept any longer. */
+const TRIM_AFTER = 1_000
+
+/** The classes of Postgres' errors that tell of the data, not of the server: 22 and 23. */
+const DATA_ERROR = /^2[23]/
+
+/** Stores jobs of a BullMQ queue in Postgres. */
+export class PostgresWriter {
+  readonly #queue: Queue
+  readonly #failed: (error: Error) => void
+  /** Whether the tables are of a version that is known. */
+  #known = true
+  #untrimmed = 0
+
+  /**
+   * @param queue one that is ready
+   * @param failed what went wrong where nobody waits for it
+   */
+  constructor (queue: Queue, failed: (error: Error) => void) {
+    this.#queue = queue
+    this.#failed = failed
+  }
+
+  /** Stores batches of jobs, each whole or not at all. The result has for each the ids, or the error that kept it out. */
+  async add (batches: JobJson[][]): Promise<Array<string[] | Error>> {
+    const ours = batches.map(jobs => this.#known && jobs.every(({ deduplicationId }) => deduplicationId === undefined))
+    const [inserted, added] = await Promise.all([
+      this.#store(batches.filter((_jobs, index) => ours[index]), jobs => this.#insert(jobs)),
+      this.#store(batches.filter((_jobs, index) => !ours[index]), jobs => this.#addFlow(jobs))
+    ])
+    return ours.map(isOurs => (isOurs ? inserted : added).shift() as string[] | Error)
+  }
+
+  /** @param statement stores all jobs or none */
+  async #store (batches: JobJson[][], statement: (jobs: JobJson[]) => Promise<string[]>): Promise<Array<string[] | Error>> {
+    if (batches.length === 0) return []
+    try {
+      const ids = await statement(batches.flat())
+      return batches.map(({ length }) => ids.splice(0, length))
+    } catch (error) {
+      // What is in one of the batches may be at fault, and the others must not be refused for it.
+      if (batches.length === 1 || !DATA_ERROR.test(String((error as { code?: unknown }).code))) return batches.map(() => error as Error)
+      return (await Promise.all(batches.map(jobs => this.#store([jobs], statement)))).flat()
+    }
+  }
+
+  async #insert (jobs: JobJson[]): Promise<string[]> {
+    const rows = await runOnTables(this.#queue.getBackend(), INSERT, [this.#queue.name, given(jobs)])
+    this.#known = rows !== null && (rows[0] as { known: boolean }).known
+    if (!this.#known) return this.#addFlow(jobs)
+    this.#trim(jobs.length)
+    return jobs.map(({ id }) => id)
+  }
+
+  #trim (added: number): void {
+    this.#untrimmed += added
+    if (this.#untrimmed < TRIM_AFTER) return
+    this.#untrimmed = 0
+    runOnTables(this.#queue.getBackend(), TRIM, [this.#queue.name]).catch(this.#failed)
+  }
+
+  /** One alone is faster by itself, and `addJobs` is slower: it makes two temporary tables each time (BullMQ 6.7). */
+  async #addFlow (jobs: JobJson[]): Promise<string[]> {
+    const { name: queueName, opts: { prefix } } = this.#queue
+    const backend = this.#queue.getBackend()
+    if (jobs.length === 1) return [await backend.addJob(jobs[0]!, jobs[0]!.id)]
+    const results = await backend.addFlow(jobs.map(job => ({ queueName, prefix: prefix as string, jobData: job, jobId: job.id, parentKeyOpts: {} })))
+    return results.map(([error, id]) => {
+      if (error !== null) throw error
+      return String(id)
+    })
+  }
+}
+
+/** The jobs as JSON. Their data are JSON already. */
+function given (jobs: JobJson[]): string {
+  const rows = jobs.map(({ id, name, data, opts, timestamp }) => {
+    const { delay = 0, attempts } = opts
+    return `{"data":${data},${JSON.stringify({ id, name, opts, delay, attempts, added_at: timestamp }).slice(1)}`
+  })
+  return `[${rows.join()}]`
+}

@@ -1,0 +1,154 @@
+import type { JobJson } from 'bullmq'
+import type { Client } from './bullmq-redis-writer'
+
+/*
+ * How jobs are stored in Redis by BullMQ's own scripts: those of the same script by one command. What a command by itself costs
+ * this process, and the system call that sends it, is as much again as all else that is done for a job.
+ */
+
+/** What BullMQ gives a command to: a client of Redis, or what gathers commands, as its transactions do. */
+interface Commands {
+  runCommand (name: string, args: unknown[]): Promise<unknown>
+}
+
+/** What BullMQ's backend on Redis adds each of its jobs with, also those of a transaction. */
+export interface Adding {
+  addJobToTransaction (commands: Commands, job: JobJson, id: string): Promise<string>
+}
+
+/** The scripts that can be called together, and how many keys they have. */
+type Scripts = ReadonlyMap<string, number>
+
+/** One call of a script, with its keys and arguments. */
+interface Call {
+  args: unknown[]
+  resolve (reply: unknown): void
+  reject (error: unknown): void
+}
+
+/** The names under which BullMQ has its scripts for a job that waits, and for one with a delay; its version follows. */
+const ADDING = /^add(Standard|Delayed)Job:[^:]*$/
+
+/** The name of the script that calls another one for each job. */
+function callingEach (name: string): string {
+  return `${name}:each`
+}
+
+/** Makes commands of the client that call BullMQ's scripts for many jobs, and tells which there are. */
+export function defineCalls (client: Client): Scripts {
+  const scripts = new Map<string, number>()
+  for (const [name, { lua, numberOfKeys }] of Object.entries(client.scriptsSet ?? {})) {
+    if (!ADDING.test(name)) continue
+    client.defineCommand(callingEach(name), { lua: scriptCallingEach(lua), numberOfKeys })
+    scripts.set(name, numberOfKeys)
+  }
+  return scripts
+}
+
+/**
+ * A script that calls another one for each list of arguments it is given; its first argument is their length. A call that
+ * fails has its error among the replies, and leaves the others alone. Where all fail it fails itself, as ioredis asks
+ * `reconnectOnError` only about that: the server may not be the master any more.
+ */
+function scriptCallingEach (lua: string): string {
+  return `
+local function call(KEYS, ARGV)
+${lua}
+end
+local length = tonumber(ARGV[1])
+local replies, failed = {}, 0
+for first = 2, #ARGV, length do
+  local done, reply = pcall(call, KEYS, { unpack(ARGV, first, first + length - 1) })
+  if not done then
+    failed = failed + 1
+    -- An error of Lua's own is a string; before Redis 7 those of commands are, too.
+    if type(reply) == 'string' then reply = redis.error_reply(reply) end
+  end
+  replies[#replies + 1] = reply
+end
+if failed == #replies then return replies[1] end
+return replies
+`
+}
+
+/** Jobs whose calls of BullMQ's scripts go together. */
+export class JobCalls {
+  readonly #backend: Adding
+  readonly #client: Client
+  readonly #scripts: Scripts
+  #calls: Calls
+
+  constructor (backend: Adding, client: Client, scripts: Scripts) {
+    this.#backend = backend
+    this.#client = client
+    this.#scripts = scripts
+    this.#calls = new Calls(client, scripts)
+  }
+
+  get count (): number {
+    return this.#calls.count
+  }
+
+  add (jobs: JobJson[]): Promise<string[] | Error> {
+    return settled(jobs.map(job => this.#backend.addJobToTransaction(this.#calls, job, job.id))).catch((error: Error) => error)
+  }
+
+  send (): void {
+    this.#calls.send()
+    this.#calls = new Calls(this.#client, this.#scripts)
+  }
+}
+
+/** Nothing of them is under way any more when it rejects: what follows would else be overtaken by what they still do. */
+async function settled<T> (promises: Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(promises)
+  return Promise.all(promises)
+}
+
+/** Gathers the calls of BullMQ's scripts, and has Redis run those of the same script as one. */
+class Calls implements Commands {
+  readonly #client: Client
+  readonly #scripts: Scripts
+  readonly #gathered = new Map<string, Call[]>()
+  #sent = false
+  count = 0
+
+  constructor (client: Client, scripts: Scripts) {
+    this.#client = client
+    this.#scripts = scripts
+  }
+
+  runCommand (name: string, args: unknown[]): Promise<unknown> {
+    // BullMQ calls in the same turn (6.7). Should it take longer one day, that must cost time, and no task.
+    if (this.#sent) return this.#client.runCommand(name, args)
+    this.count++
+    return new Promise((resolve, reject) => {
+      const calls = this.#gathered.get(name)
+      if (calls === undefined) this.#gathered.set(name, [{ args, resolve, reject }])
+      else calls.push({ args, resolve, reject })
+    })
+  }
+
+  send (): void {
+    this.#sent = true
+    for (const [name, calls] of this.#gathered) {
+      const numberOfKeys = this.#scripts.get(name)
+      if (calls.length !== 1 && numberOfKeys !== undefined) this.#sendTogether(name, numberOfKeys, calls)
+      else for (const { args, resolve, reject } of calls) this.#client.runCommand(name, args).then(resolve, reject)
+    }
+  }
+
+  #sendTogether (name: string, numberOfKeys: number, calls: Call[]): void {
+    // All of them are about one queue: they have the same keys.
+    const args = calls[0]!.args.slice(0, numberOfKeys)
+    args.push(calls[0]!.args.length - numberOfKeys)
+    for (const call of calls) for (let index = numberOfKeys; index < call.args.length; index++) args.push(call.args[index])
+    this.#client.runCommand(callingEach(name), args).then(replies => {
+      calls.forEach(({ resolve, reject }, index) => {
+        const reply = (replies as unknown[])[index]
+        if (reply instanceof Error) reject(reply)
+        else resolve(reply)
+      })
+    }, error => { for (const { reject } of calls) reject(error) })
+  }
+}

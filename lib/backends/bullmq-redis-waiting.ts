@@ -1,0 +1,89 @@
+import type { JobJson, KeysMap } from 'bullmq'
+import { createHash } from 'node:crypto'
+import type { Client } from './bullmq-redis-writer'
+
+/*
+ * How jobs that wait for nothing but a worker are stored in Redis: by a script of our own, which does for all of them what
+ * BullMQ's does for one. That one first unpacks what tells it of parents, schedulers and repetition, and is defined anew for each
+ * job: twice the time of what it then does. Where BullMQ's script is another one than those that are known here, it is used.
+ */
+
+/** BullMQ's scripts that ours does the same as, by the SHA-1 that Redis knows them by: of 6.4, 6.5 and 6.7. */
+const KNOWN = new Set([
+  '10f8d228e89ed4f765afc5b3bafb6defbb84e311',
+  '8fb5163d74bbb5a726c1d3a7db4d7e4a37be3eb3',
+  '5ab432e88830d573e2fa33392ffbd4ad25a9b100'
+])
+
+/** The name under which BullMQ has its script; its version follows. */
+const NAME = /^addStandardJob:[^:]*$/
+
+const COMMAND = 'fastify-background-tasks:addWaitingJobs'
+
+/** The keys of a queue that the script is given; those of the jobs it makes itself, as BullMQ's do. */
+const KEYS = ['wait', 'meta', 'id', 'active', 'events', 'marker']
+
+const LUA = `
+local waitKey, metaKey, idKey, activeKey, eventsKey, markerKey = unpack(KEYS)
+local paused, concurrency, maxEvents = unpack(redis.call('HMGET', metaKey, 'paused', 'concurrency', 'opts.maxLenEvents'))
+if not maxEvents then
+  maxEvents = 10000
+  redis.call('HSET', metaKey, 'opts.maxLenEvents', maxEvents)
+end
+for first = 2, #ARGV, 5 do
+  local id, name, data, opts, timestamp = unpack(ARGV, first, first + 4)
+  local jobKey = ARGV[1] .. id
+  redis.call('INCR', idKey)
+  if redis.call('EXISTS', jobKey) == 1 then
+    redis.call('XADD', eventsKey, 'MAXLEN', '~', maxEvents, '*', 'event', 'duplicated', 'jobId', id)
+  else
+    redis.call('HMSET', jobKey, 'name', name, 'data', data, 'opts', opts, 'timestamp', timestamp, 'delay', 0, 'priority', 0)
+    redis.call('XADD', eventsKey, '*', 'event', 'added', 'jobId', id, 'name', name)
+    redis.call('LPUSH', waitKey, id)
+    redis.call('XADD', eventsKey, 'MAXLEN', '~', maxEvents, '*', 'event', 'waiting', 'jobId', id)
+  end
+end
+if not paused and not (concurrency and redis.call('LLEN', activeKey) >= tonumber(concurrency)) then
+  redis.call('ZADD', markerKey, 0, '0')
+end
+`
+
+/** Makes the script a command of the client, if BullMQ's is one that is known. */
+export function defineWaiting (client: Client): boolean {
+  const known = Object.entries(client.scriptsSet ?? {}).some(([name, { lua }]) => NAME.test(name) && KNOWN.has(createHash('sha1').update(lua).digest('hex')))
+  if (known) client.defineCommand(COMMAND, { lua: LUA, numberOfKeys: KEYS.length })
+  return known
+}
+
+/** Jobs that one call of the script stores. They have one fate: what can keep one out is the server, not the job. */
+export class WaitingJobs {
+  readonly #client: Client
+  readonly #head: string[]
+  #args: string[]
+  #sent!: Promise<Error | null>
+  #resolve!: (sent: Promise<Error | null>) => void
+  count = 0
+
+  constructor (client: Client, keys: KeysMap) {
+    this.#client = client
+    this.#head = [...KEYS.map(name => keys[name] as string), keys[''] as string]
+    this.#args = [...this.#head]
+  }
+
+  async add (jobs: JobJson[]): Promise<string[] | Error> {
+    if (this.count === 0) this.#sent = new Promise(resolve => { this.#resolve = resolve })
+    this.count += jobs.length
+    const ids = jobs.map(job => {
+      this.#args.push(job.id, job.name, job.data, JSON.stringify(job.opts), String(job.timestamp))
+      return job.id
+    })
+    return await this.#sent ?? ids
+  }
+
+  send (): void {
+    if (this.count === 0) return
+    this.#resolve(this.#client.runCommand(COMMAND, this.#args).then(() => null, (error: Error) => error))
+    this.#args = [...this.#head]
+    this.count = 0
+  }
+}

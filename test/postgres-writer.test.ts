@@ -1,0 +1,186 @@
+import { randomUUID } from 'node:crypto'
+import { createPostgresBackend, Queue as RedisQueue, withBackend, type JobJson, type Queue } from 'bullmq'
+import { Client, Pool } from 'pg'
+import { test, type Test } from 'tap'
+import { defineTask } from '../index'
+import { bullmq } from '../lib/backends/bullmq'
+import { PostgresWriter } from '../lib/backends/bullmq-postgres-writer'
+import { until } from './support/conformance'
+import { createApp } from './support/server'
+import { noPostgres, postgres } from './support/services'
+
+// Tasks are stored by a statement of our own. Postgres must then hold what BullMQ's functions would have made of them.
+
+const PostgresQueue = withBackend(createPostgresBackend).Queue as unknown as typeof RedisQueue
+
+async function open (t: Test, url: string, schema = 'bullmq'): Promise<{ queue: Queue, client: Client }> {
+  const queue = new PostgresQueue(`writer-${randomUUID()}`, { connection: { connectionString: url, schema, migrate: true } as never })
+  await queue.waitUntilReady()
+  t.teardown(() => queue.close())
+  const client = new Client({ connectionString: url, options: `-c search_path=${schema}` })
+  await client.connect()
+  t.teardown(() => client.end())
+  return { queue, client }
+}
+
+/** A schema of the test's own, which it may change. */
+async function openOwn (t: Test, url: string): Promise<{ queue: Queue, client: Client, schema: string }> {
+  const schema = `writer_${randomUUID().replaceAll('-', '_')}`
+  const opened = await open(t, url, schema)
+  t.teardown(() => opened.client.query(`DROP SCHEMA ${schema} CASCADE`))
+  return { ...opened, schema }
+}
+
+function job (id: string, more: Partial<JobJson> = {}): JobJson {
+  return { id, name: 'task', data: '{"payload":"ü \\\\ \\" [1]"}', opts: { attempts: 1 }, timestamp: 1_234_567_890_123, ...more } as JobJson
+}
+
+const fail = (error: Error) => { throw error }
+
+/** Whatever a queue's tables hold, but for the numbers and the time that Postgres gives its rows. */
+async function contents (client: Client, { name }: Queue) {
+  const { rows: jobs } = await client.query('SELECT * FROM job WHERE queue = $1 ORDER BY seq', [name])
+  const { rows: events } = await client.query('SELECT event, data FROM event WHERE queue = $1 ORDER BY id', [name])
+  return { jobs: jobs.map(({ queue, seq, ...row }) => row), events }
+}
+
+async function notifications (client: Client, { name }: Queue): Promise<string[]> {
+  const heard: string[] = []
+  client.on('notification', ({ channel, payload }) => { if (payload === name) heard.push(channel) })
+  await client.query('LISTEN bullmq_jobs')
+  await client.query('LISTEN bullmq_events')
+  return heard
+}
+
+/** How many events of a queue are kept. */
+async function keep (client: Client, queue: string, events: string): Promise<void> {
+  await client.query(`
+    INSERT INTO meta (queue, field, value) VALUES ($1, 'opts.maxLenEvents', $2)
+    ON CONFLICT (queue, field) DO UPDATE SET value = excluded.value`, [queue, events])
+}
+
+const jobs = [
+  job('a'),
+  job('b', { name: 'an "other" one', data: '{}' }),
+  job('c', { opts: { attempts: 3, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 } } }),
+  job('d', { opts: { attempts: 1, delay: 5_000 } }),
+  job('a', { data: '{"payload":"again"}' })
+]
+
+test('jobs stand as BullMQ puts them, and its workers are told', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const [theirs, ours] = [await open(t, url), await open(t, url)]
+  const { queue: { name: queueName } } = theirs
+  await theirs.queue.getBackend().addFlow(jobs.map(job => ({ queueName, prefix: 'bullmq', jobData: job, jobId: job.id, parentKeyOpts: {} })))
+  const heard = await notifications(ours.client, ours.queue)
+  const writer = new PostgresWriter(ours.queue, fail)
+  t.same(await writer.add([jobs.slice(0, 2), jobs.slice(2)]), [['a', 'b'], ['c', 'd', 'a']])
+  const found = await contents(ours.client, ours.queue)
+  t.same(found, await contents(theirs.client, theirs.queue))
+  t.equal(found.jobs.length, 4)
+  t.same(heard.sort(), ['bullmq_events', 'bullmq_jobs'])
+  t.same(await writer.add([[jobs[0]!]]), [['a']])
+  t.same(await contents(ours.client, ours.queue), found, 'and once')
+})
+
+test('the tables of the BullMQ that is installed are known; it is this statement that stores', { skip: noPostgres }, async t => {
+  const { queue, client } = await openOwn(t, (await postgres(t)).url)
+  await client.query('ALTER FUNCTION add_flow RENAME TO gone')
+  await client.query('ALTER FUNCTION add_job RENAME TO gone')
+  t.same(await new PostgresWriter(queue, fail).add([[job('a'), job('b')], [job('c')]]), [['a', 'b'], ['c']])
+})
+
+test('those with a dedupe id are left to BullMQ, and do not hold up the others', { skip: noPostgres }, async t => {
+  const { queue, client } = await open(t, (await postgres(t)).url)
+  const keyed = (id: string, dedupe: string) => job(id, { opts: { attempts: 1, deduplication: { id: dedupe } }, deduplicationId: dedupe })
+  const writer = new PostgresWriter(queue, fail)
+  t.same(await writer.add([[job('a')], [keyed('b', 'x'), job('c')], [job('d')], [keyed('e', 'x')]]), [['a'], ['b', 'c'], ['d'], ['b']])
+  t.same((await contents(client, queue)).jobs.map(({ id }) => id).sort(), ['a', 'b', 'c', 'd'])
+})
+
+test('a request that Postgres refuses is refused alone', { skip: noPostgres }, async t => {
+  const { queue, client } = await open(t, (await postgres(t)).url)
+  const bad = job('bad', { data: '{"payload":"\\u0000"}' })
+  t.match(await new PostgresWriter(queue, fail).add([[job('a')], [job('b'), bad], [job('c')]]), [['a'], { code: '22P05' }, ['c']])
+  t.same((await contents(client, queue)).jobs.map(({ id }) => id).sort(), ['a', 'c'])
+})
+
+test('tables of a BullMQ that is not known are left to its functions', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  for (const [change, what] of [
+    ['INSERT INTO migration (version, name, min_client_version) VALUES (1000, \'unknown\', 6)', 'of another version'],
+    ['ALTER TABLE migration RENAME TO migrations', 'with other names']
+  ] as const) {
+    const { queue, client } = await openOwn(t, url)
+    const writer = new PostgresWriter(queue, fail)
+    t.same(await writer.add([[job('a')]]), [['a']])
+    // As another application that is newer would change them meanwhile.
+    await client.query(change)
+    await client.query('CREATE FUNCTION mark() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.failed_reason := current_query(); RETURN NEW; END $$')
+    await client.query('CREATE TRIGGER mark BEFORE INSERT ON job FOR EACH ROW EXECUTE FUNCTION mark()')
+    t.same(await writer.add([[job('b'), job('c')], [job('d')]]), [['b', 'c'], ['d']])
+    t.same(await writer.add([[job('e')]]), [['e']])
+    const { rows } = await client.query('SELECT id, failed_reason FROM job ORDER BY seq')
+    t.match(rows, [{ id: 'a', failed_reason: null }, ...['b', 'c', 'd'].map(id => ({ id, failed_reason: /add_flow/ })), { id: 'e', failed_reason: /add_job/ }], what)
+  }
+})
+
+test('a connection that does not keep what is prepared costs no task', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const { client, schema } = await openOwn(t, url)
+  const pool = new Pool({ connectionString: url, options: `-c search_path=${schema}`, max: 1 })
+  t.teardown(() => pool.end())
+  const refused: unknown[] = []
+  const query = pool.query.bind(pool) as (...args: unknown[]) => Promise<unknown>
+  pool.query = ((...args: unknown[]) => query(...args).catch(error => {
+    refused.push(error.code)
+    throw error
+  })) as never
+  const task = defineTask('task', async () => {})
+  const { app } = await createApp(t, { tasks: [task], worker: false, backend: bullmq({ connection: pool, prefix: schema }) })
+  await app.ready()
+  for (let count = 1; count <= 3; count++) {
+    app.backgroundTasks.add(task)
+    await app.backgroundTasks.flush()
+    t.equal((await client.query('SELECT FROM job')).rowCount, count)
+    // What it is for a proxy to hand each transaction another connection.
+    await pool.query('DEALLOCATE ALL')
+  }
+  t.same(refused, ['26000'], 'it is tried once')
+})
+
+test('events that need not be kept any longer are removed, as BullMQ does', { skip: noPostgres }, async t => {
+  const { queue, client } = await openOwn(t, (await postgres(t)).url)
+  const errors: Error[] = []
+  const writer = new PostgresWriter(queue, error => errors.push(error))
+  const add = (count: number) => writer.add([Array.from({ length: count }, () => job(randomUUID()))])
+  const events = async () => (await client.query('SELECT count(*)::int AS count FROM event')).rows[0].count
+  await keep(client, queue.name, '100')
+  await add(999)
+  t.equal(await events(), 1_998)
+  await add(1)
+  await until('they are removed', async () => await events() === 100)
+
+  await keep(client, queue.name, '0')
+  await add(1_000)
+  await add(1_000)
+  t.equal(await events(), 4_100, 'none where there is no limit')
+
+  await keep(client, queue.name, 'many')
+  await add(1_000)
+  await until('it fails', () => errors.length === 1)
+  t.match(errors, [{ message: /invalid input syntax for type integer/ }])
+})
+
+test('that they could not be removed is told', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const { client, schema } = await openOwn(t, url)
+  const task = defineTask('task', async () => {})
+  const { app, log } = await createApp(t, { tasks: [task], worker: false, backend: bullmq({ connection: url, prefix: schema, queue: 'events' }) })
+  await app.ready()
+  await keep(client, 'events', 'many')
+  for (let count = 0; count < 1_000; count++) app.backgroundTasks.add(task)
+  await app.backgroundTasks.flush()
+  await until('it is told', () => log.some(({ msg }) => msg === 'BullMQ on Postgres is in trouble'))
+  t.equal((await client.query('SELECT FROM job')).rowCount, 1_000)
+})

@@ -1,0 +1,109 @@
+import { randomUUID } from 'node:crypto'
+import { Queue, type JobJson } from 'bullmq'
+import { Redis } from 'ioredis'
+import { test, type Test } from 'tap'
+import { RedisWriter } from '../lib/backends/bullmq-redis-writer'
+import { noRedis, redis } from './support/services'
+
+// Tasks that wait for nothing but a worker are stored by a script of our own. Redis must then hold what BullMQ would have made of them.
+
+async function open (t: Test, url: string): Promise<{ queue: Queue, client: Redis }> {
+  const queue = new Queue(`waiting-${randomUUID()}`, { connection: { url } })
+  await queue.waitUntilReady()
+  t.teardown(() => queue.close())
+  const client = new Redis(url)
+  t.teardown(() => client.disconnect())
+  return { queue, client }
+}
+
+function job (id: string, more: Partial<JobJson> = {}): JobJson {
+  return { id, name: 'task', data: '{"payload":"ü"}', opts: { attempts: 1 }, timestamp: 1_234_567_890_123, ...more } as JobJson
+}
+
+/** All keys of a queue, without the times and numbers that Redis gives its events. */
+async function contents (client: Redis, { name }: Queue): Promise<Record<string, unknown>> {
+  const found: Record<string, unknown> = {}
+  for (const key of await client.keys(`bull:${name}:*`)) {
+    const read = {
+      hash: async () => {
+        const { opts, ...fields } = await client.hgetall(key)
+        // The order of the fields in JSON is Lua's.
+        return opts === undefined ? fields : { ...fields, opts: JSON.parse(opts) }
+      },
+      list: () => client.lrange(key, 0, -1),
+      zset: () => client.zrange(key, 0, '-1', 'WITHSCORES'),
+      stream: async () => (await client.xrange(key, '-', '+')).map(([, fields]) => fields),
+      string: () => client.get(key)
+    }[await client.type(key) as 'hash']
+    found[key.replace(name, '')] = await read()
+  }
+  return found
+}
+
+const jobs = [
+  job('a'),
+  job('b', { name: 'other', data: '{}' }),
+  job('c', { opts: { attempts: 3, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 } } }),
+  job('d', { timestamp: 1_234_567_890_124 }),
+  job('a', { data: '{"payload":"again"}' })
+]
+
+type Prepare = (queue: Queue, client: Redis) => Promise<unknown>
+
+const states: Record<string, Prepare> = {
+  'a new queue': async () => {},
+  'one that has jobs': queue => queue.add('earlier', {}, { jobId: 'earlier', timestamp: 1 }),
+  'one that is paused': queue => queue.pause(),
+  'one whose workers may not take more': async (queue, client) => {
+    await queue.setGlobalConcurrency(1)
+    await client.lpush(`bull:${queue.name}:active`, 'earlier')
+  },
+  'one whose workers may take more': async (queue, client) => {
+    await queue.setGlobalConcurrency(2)
+    await client.lpush(`bull:${queue.name}:active`, 'earlier')
+  },
+  'one that keeps few events': (queue, client) => client.hset(`bull:${queue.name}:meta`, 'opts.maxLenEvents', 3)
+}
+
+test('the script of the BullMQ that is installed is known', { skip: noRedis }, async t => {
+  const { queue } = await open(t, (await redis(t)).url)
+  await RedisWriter.open(queue)
+  const client = await (queue.getBackend() as unknown as { client: Promise<{ scriptsSet: object }> }).client
+  t.ok('fastify-background-tasks:addWaitingJobs' in client.scriptsSet, 'else compare the two, and add its SHA-1')
+})
+
+for (const [name, prepare] of Object.entries(states)) {
+  test(`jobs stand as BullMQ puts them: ${name}`, { skip: noRedis }, async t => {
+    const { url } = await redis(t)
+    const [theirs, ours] = [await open(t, url), await open(t, url)]
+    for (const { queue, client } of [theirs, ours]) await prepare(queue, client)
+    const writer = await RedisWriter.open(ours.queue)
+    for (const added of jobs) await theirs.queue.getBackend().addJob(added, added.id)
+    t.same(await writer.add([jobs.slice(0, 2), jobs.slice(2)]), [['a', 'b'], ['c', 'd', 'a']])
+    const found = await contents(ours.client, ours.queue)
+    t.same(found, await contents(theirs.client, theirs.queue))
+    t.equal(Object.keys(found).filter(key => /:[a-d]$/.test(key)).length, 4)
+  })
+}
+
+test('a hundred requests at once are stored, and a request with more tasks than a command takes arguments for', { skip: noRedis }, async t => {
+  const { queue, client } = await open(t, (await redis(t)).url)
+  const writer = await RedisWriter.open(queue)
+  const batches = [...Array.from({ length: 100 }, () => [job(randomUUID())]), Array.from({ length: 10_000 }, () => job(randomUUID()))]
+  t.same(await writer.add(batches), batches.map(batch => batch.map(({ id }) => id)))
+  t.same(await client.lrange(`bull:${queue.name}:wait`, 0, -1), batches.flat().map(({ id }) => id).reverse(), 'in their order')
+  await queue.obliterate({ force: true })
+})
+
+test('what keeps them out is told to each request, and what was there until then is taken out again', { skip: noRedis }, async t => {
+  const { queue, client } = await open(t, (await redis(t)).url)
+  const writer = await RedisWriter.open(queue)
+  // What the script comes to last.
+  await client.set(`bull:${queue.name}:marker`, 'something else')
+  t.match(await writer.add([[job('a')], [job('b')]]), [{ message: /WRONGTYPE/ }, { message: /WRONGTYPE/ }])
+  await client.del(`bull:${queue.name}:marker`)
+  // It comes after what takes them out.
+  t.same(await writer.add([[job('c')]]), [['c']])
+  t.same(await client.lrange(`bull:${queue.name}:wait`, 0, -1), ['c'])
+  t.same(await client.keys(`bull:${queue.name}:?`), [`bull:${queue.name}:c`])
+})
