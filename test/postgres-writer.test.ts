@@ -35,6 +35,10 @@ function job (id: string, more: Partial<JobJson> = {}): JobJson {
   return { id, name: 'task', data: '{"payload":"ü \\\\ \\" [1]"}', opts: { attempts: 1 }, timestamp: 1_234_567_890_123, ...more } as JobJson
 }
 
+function keyed (id: string, dedupe: string, more: Partial<JobJson> = {}): JobJson {
+  return job(id, { opts: { attempts: 1, deduplication: { id: dedupe } }, deduplicationId: dedupe, ...more })
+}
+
 const fail = (error: Error) => { throw error }
 
 /** Whatever a queue's tables hold, but for the numbers and the time that Postgres gives its rows. */
@@ -92,7 +96,6 @@ test('the tables of the BullMQ that is installed are known; it is this statement
 
 test('those with a dedupe id are left to BullMQ, and do not hold up the others', { skip: noPostgres }, async t => {
   const { queue, client } = await open(t, (await postgres(t)).url)
-  const keyed = (id: string, dedupe: string) => job(id, { opts: { attempts: 1, deduplication: { id: dedupe } }, deduplicationId: dedupe })
   const writer = new PostgresWriter(queue, fail)
   t.same(await writer.add([[job('a')], [keyed('b', 'x'), job('c')], [job('d')], [keyed('e', 'x')]]), [['a'], ['b', 'c'], ['d'], ['b']])
   t.same((await contents(client, queue)).jobs.map(({ id }) => id).sort(), ['a', 'b', 'c', 'd'])
@@ -100,9 +103,10 @@ test('those with a dedupe id are left to BullMQ, and do not hold up the others',
 
 test('a request that Postgres refuses is refused alone', { skip: noPostgres }, async t => {
   const { queue, client } = await open(t, (await postgres(t)).url)
-  const bad = job('bad', { data: '{"payload":"\\u0000"}' })
-  t.match(await new PostgresWriter(queue, fail).add([[job('a')], [job('b'), bad], [job('c')]]), [['a'], { code: '22P05' }, ['c']])
-  t.same((await contents(client, queue)).jobs.map(({ id }) => id).sort(), ['a', 'c'])
+  const bad = { data: '{"payload":"\\u0000"}' }
+  const batches = [[job('a')], [job('b'), job('bad', bad)], [job('c')], [keyed('d', 'x')], [keyed('e', 'y'), keyed('bad', 'z', bad)], [keyed('f', 'y')]]
+  t.match(await new PostgresWriter(queue, fail).add(batches), [['a'], { code: '22P05' }, ['c'], ['d'], { code: '22P05' }, ['f']])
+  t.same((await contents(client, queue)).jobs.map(({ id }) => id).sort(), ['a', 'c', 'd', 'f'])
 })
 
 test('tables of a BullMQ that is not known are left to its functions', { skip: noPostgres }, async t => {
