@@ -85,6 +85,23 @@ test('jobs stand as BullMQ puts them, and its workers are told', { skip: noPostg
   t.same(heard.sort(), ['bullmq_events', 'bullmq_jobs'])
   t.same(await writer.add([[jobs[0]!]]), [['a']])
   t.same(await contents(ours.client, ours.queue), found, 'and once')
+  t.equal(heard.length, 2, 'and nobody is told of nothing')
+})
+
+test('what has the queue for itself is waited for, as BullMQ does', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const { queue, client } = await open(t, url)
+  const { client: other } = await open(t, url)
+  // What `obliterate` does first.
+  await client.query('BEGIN')
+  await client.query("SELECT pg_advisory_xact_lock(hashtext('bullmq:finalization'), hashtext($1))", [queue.name])
+  const stored = [queue.getBackend().addJob(job('theirs'), 'theirs'), new PostgresWriter(queue, fail).add([[job('ours')]])]
+  const waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = (hashtext($1)::bigint & 4294967295)::oid"
+  await until('both wait', async () => (await other.query(waiting, [queue.name])).rowCount === 2)
+  t.equal((await contents(other, queue)).jobs.length, 0)
+  await client.query('COMMIT')
+  t.same(await Promise.all(stored), ['theirs', [['ours']]])
+  t.equal((await contents(other, queue)).jobs.length, 2)
 })
 
 test('the tables of the BullMQ that is installed are known; it is this statement that stores', { skip: noPostgres }, async t => {
@@ -129,51 +146,85 @@ test('tables of a BullMQ that is not known are left to its functions', { skip: n
   }
 })
 
-test('a connection that does not keep what is prepared costs no task', { skip: noPostgres }, async t => {
+test('a connection that does not keep what is prepared, or has kept something else, costs no task', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
   const { client, schema } = await openOwn(t, url)
-  const pool = new Pool({ connectionString: url, options: `-c search_path=${schema}`, max: 1 })
-  t.teardown(() => pool.end())
+  const sent: string[] = []
   const refused: unknown[] = []
-  const query = pool.query.bind(pool) as (...args: unknown[]) => Promise<unknown>
-  pool.query = ((...args: unknown[]) => query(...args).catch(error => {
-    refused.push(error.code)
-    throw error
-  })) as never
-  const task = defineTask('task', async () => {})
-  const { app } = await createApp(t, { tasks: [task], worker: false, backend: bullmq({ connection: pool, prefix: schema }) })
-  await app.ready()
-  for (let count = 1; count <= 3; count++) {
-    app.backgroundTasks.add(task)
-    await app.backgroundTasks.flush()
-    t.equal((await client.query('SELECT FROM job')).rowCount, count)
-    // What it is for a proxy to hand each transaction another connection.
-    await pool.query('DEALLOCATE ALL')
+  const start = async () => {
+    const pool = new Pool({ connectionString: url, options: `-c search_path=${schema}`, max: 1 })
+    t.teardown(() => pool.end())
+    const query = pool.query.bind(pool) as (...args: unknown[]) => Promise<unknown>
+    pool.query = ((...args: unknown[]) => {
+      const { name } = args[0] as { name?: string }
+      if (name !== undefined) sent.push(name)
+      return query(...args).catch(error => {
+        refused.push(error.code)
+        throw error
+      })
+    }) as never
+    const task = defineTask('task', async () => {})
+    const { app } = await createApp(t, { tasks: [task], worker: false, backend: bullmq({ connection: pool, prefix: schema }) })
+    await app.ready()
+    const add = async () => {
+      app.backgroundTasks.add(task)
+      await app.backgroundTasks.flush()
+      return (await client.query('SELECT FROM job')).rowCount
+    }
+    return { pool, add }
   }
-  t.same(refused, ['26000'], 'it is tried once')
+
+  // What it is for a proxy to hand each transaction another connection.
+  const first = await start()
+  t.equal(await first.add(), 1)
+  await first.pool.query('DEALLOCATE ALL')
+  t.equal(await first.add(), 2)
+  t.equal(await first.add(), 3)
+  t.same(refused, ['26000'])
+  t.equal(sent.length, 2, 'it is not tried for ever')
+
+  const second = await start()
+  await second.pool.query(`PREPARE "${sent[0]}" AS SELECT 1`)
+  t.equal(await second.add(), 4)
+  t.equal(await second.add(), 5)
+  t.same(refused, ['26000', '42P05'])
+  t.equal(sent.length, 3)
 })
 
 test('events that need not be kept any longer are removed, as BullMQ does', { skip: noPostgres }, async t => {
   const { queue, client } = await openOwn(t, (await postgres(t)).url)
+  // Nobody waits for it but the test.
+  const backend = queue.getBackend() as unknown as { query (...args: unknown[]): Promise<unknown> }
+  const query = backend.query.bind(backend)
+  const queries: Array<Promise<unknown>> = []
+  backend.query = (...args) => {
+    const result = query(...args)
+    queries.push(result)
+    return result
+  }
   const errors: Error[] = []
   const writer = new PostgresWriter(queue, error => errors.push(error))
-  const add = (count: number) => writer.add([Array.from({ length: count }, () => job(randomUUID()))])
-  const events = async () => (await client.query('SELECT count(*)::int AS count FROM event')).rows[0].count
+  const left = async (added: number) => {
+    await writer.add([Array.from({ length: added }, () => job(randomUUID()))])
+    await Promise.allSettled(queries)
+    return (await client.query('SELECT count(*)::int AS count FROM event')).rows[0].count
+  }
   await keep(client, queue.name, '100')
-  await add(999)
-  t.equal(await events(), 1_998)
-  await add(1)
-  await until('they are removed', async () => await events() === 100)
+  t.equal(await left(999), 1_998, 'not for each')
+  t.equal(await left(1), 100)
+  t.equal(await left(999), 2_098)
 
-  await keep(client, queue.name, '0')
-  await add(1_000)
-  await add(1_000)
-  t.equal(await events(), 4_100, 'none where there is no limit')
+  for (const none of ['0', '-5']) {
+    await keep(client, queue.name, none)
+    t.equal(await left(1_000), none === '0' ? 4_098 : 6_098, 'none where there is no limit')
+  }
 
   await keep(client, queue.name, 'many')
-  await add(1_000)
-  await until('it fails', () => errors.length === 1)
+  t.equal(await left(1_000), 8_098)
   t.match(errors, [{ message: /invalid input syntax for type integer/ }])
+
+  await client.query('DELETE FROM meta WHERE queue = $1', [queue.name])
+  t.equal(await left(2_000), 10_000)
 })
 
 test('that they could not be removed is told', { skip: noPostgres }, async t => {

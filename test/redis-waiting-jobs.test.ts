@@ -51,7 +51,7 @@ const jobs = [
 type Prepare = (queue: Queue, client: Redis) => Promise<unknown>
 
 const states: Record<string, Prepare> = {
-  'a new queue': async () => {},
+  'a new queue': (queue, client) => client.del(`bull:${queue.name}:meta`),
   'one that has jobs': queue => queue.add('earlier', {}, { jobId: 'earlier', timestamp: 1 }),
   'one that is paused': queue => queue.pause(),
   'one whose workers may not take more': async (queue, client) => {
@@ -62,7 +62,9 @@ const states: Record<string, Prepare> = {
     await queue.setGlobalConcurrency(2)
     await client.lpush(`bull:${queue.name}:active`, 'earlier')
   },
-  'one that keeps few events': (queue, client) => client.hset(`bull:${queue.name}:meta`, 'opts.maxLenEvents', 3)
+  'one that has the same jobs': async queue => {
+    for (const added of jobs) await queue.getBackend().addJob(added, added.id)
+  }
 }
 
 test('the script of the BullMQ that is installed is known', { skip: noRedis }, async t => {
@@ -86,7 +88,20 @@ for (const [name, prepare] of Object.entries(states)) {
   })
 }
 
-test('a hundred requests at once are stored, and a request with more tasks than a command takes arguments for', { skip: noRedis }, async t => {
+test('no more events are kept than the queue is to keep', { skip: noRedis }, async t => {
+  const { queue, client } = await open(t, (await redis(t)).url)
+  await client.hset(`bull:${queue.name}:meta`, 'opts.maxLenEvents', 10)
+  const writer = await RedisWriter.open(queue)
+  const batch = Array.from({ length: 500 }, () => job(randomUUID()))
+  for (const what of ['of new jobs', 'of those that are there']) {
+    await writer.add([batch])
+    // Redis removes them by the hundred.
+    t.ok(await client.xlen(`bull:${queue.name}:events`) < 250, what)
+  }
+  await queue.obliterate({ force: true })
+})
+
+test('a hundred requests at once are stored, and one with very many tasks', { skip: noRedis }, async t => {
   const { queue, client } = await open(t, (await redis(t)).url)
   const writer = await RedisWriter.open(queue)
   const batches = [...Array.from({ length: 100 }, () => [job(randomUUID())]), Array.from({ length: 10_000 }, () => job(randomUUID()))]
@@ -106,4 +121,39 @@ test('what keeps them out is told to each request, and what was there until then
   t.same(await writer.add([[job('c')]]), [['c']])
   t.same(await client.lrange(`bull:${queue.name}:wait`, 0, -1), ['c'])
   t.same(await client.keys(`bull:${queue.name}:?`), [`bull:${queue.name}:c`])
+
+  await queue.setGlobalConcurrency(1)
+  await client.set(`bull:${queue.name}:active`, 'something else')
+  t.match(await writer.add([[job('d')]]), [{ message: /WRONGTYPE/ }])
+  t.notOk((await client.xrange(`bull:${queue.name}:events`, '-', '+')).some(([, fields]) => fields.includes('d')), 'where it can be told before, it was never there')
+})
+
+test('a command that cannot be sent is a refusal, and the next one does not have its jobs', { skip: noRedis }, async t => {
+  const { queue, client } = await open(t, (await redis(t)).url)
+  const backend = queue.getBackend() as unknown as { client: Promise<{ scriptsSet: object, defineCommand (...args: unknown[]): void, runCommand (...args: unknown[]): Promise<unknown> }>, version: string, addJobToTransaction (...args: unknown[]): Promise<string> }
+  const real = await backend.client
+  let large = true
+  const writer = await RedisWriter.open({
+    keys: queue.keys,
+    remove: (id: string) => queue.remove(id),
+    getBackend: () => ({
+      version: backend.version,
+      addJobToTransaction: (...args: unknown[]) => backend.addJobToTransaction(...args),
+      client: Promise.resolve({
+        scriptsSet: real.scriptsSet,
+        defineCommand: (...args: unknown[]) => real.defineCommand(...args),
+        runCommand (...args: unknown[]) {
+          // What ioredis does with half a gigabyte.
+          if (large) throw new RangeError('Invalid string length')
+          return real.runCommand(...args)
+        }
+      })
+    })
+  } as unknown as Queue)
+  const delayed = { opts: { attempts: 1, delay: 60_000 } }
+  t.match(await writer.add([[job('a')], [job('b', delayed)], [job('c', delayed), job('d', delayed)]]), Array(3).fill({ message: 'Invalid string length' }))
+  large = false
+  t.same(await writer.add([[job('e')], [job('f', delayed)]]), [['e'], ['f']])
+  t.same(await client.lrange(`bull:${queue.name}:wait`, 0, -1), ['e'])
+  t.same(await client.zrange(`bull:${queue.name}:delayed`, 0, '-1'), ['f'])
 })

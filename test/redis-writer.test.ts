@@ -52,6 +52,27 @@ t.test('no command has more than a hundred jobs and those of one request', async
   t.same(commands.map(({ args }) => (args.length - 3) / 2), [100, 100, 50])
 })
 
+t.test('no command has more than a million characters and those of one request', async t => {
+  const { commands, writer } = await open(waiting, async (name, args) => name.endsWith(':each') ? [args[3], args[5]] : args[2])
+  const batches = Array.from({ length: 5 }, (_, n) => batch(String(n)).map(job => ({ ...job, data: 'x'.repeat(500_000) })))
+  t.same(await writer.add(batches), batches.map(([job]) => [job!.id]))
+  t.same(commands.map(({ args }) => args.filter(arg => typeof arg === 'string' && arg.length > 1_000).length), [2, 2, 1])
+})
+
+t.test('jobs of one request go in their order, whatever their kinds', async t => {
+  const { commands, writer } = await open((commands, _job, id) => commands.runCommand(`add${id.startsWith('late') ? 'Delayed' : 'Standard'}Job:6`, ['wait', 'meta', id]), async (_name, args) => args.length === 3 ? args[2] : args.slice(3))
+  const ids = ['a', 'late 1', 'late 2', 'b']
+  t.same(await writer.add([batch(...ids)]), [ids])
+  t.same(commands.map(({ name }) => name), ['addStandardJob:6', 'addDelayedJob:6:each', 'addStandardJob:6'])
+})
+
+t.test('what is refused and has a dedupe id is not taken out: it may be the task of somebody else', async t => {
+  const { removed, writer } = await open(waiting, async () => { throw new Error('OOM') })
+  const [plain, keyed] = batch('plain', 'keyed')
+  t.match(await writer.add([[plain!, { ...keyed!, deduplicationId: 'x' }]]), [{ message: 'OOM' }])
+  t.same(removed, ['plain'])
+})
+
 t.test('an error is for the request that it is about; one of the whole command for all', async t => {
   const { writer, removed } = await open(waiting, async (_name, args) => {
     if (args.includes('none')) throw new Error('READONLY')

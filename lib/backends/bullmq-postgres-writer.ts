@@ -1,4 +1,5 @@
 import type { JobJson, Queue } from 'bullmq'
+import { createHash } from 'node:crypto'
 import { runOnTables } from './bullmq-postgres'
 
 /*
@@ -10,33 +11,30 @@ import { runOnTables } from './bullmq-postgres'
 /** The versions of BullMQ's tables and functions, of 6.4, 6.5 and 6.7, beside which the statement does what the functions do. */
 const KNOWN = [4, 5, 11]
 
-/** Prepared, as to plan it takes the server as long as a job does. A version of another text must have another name. */
-const INSERT = {
-  name: 'fastify-background-tasks:insert:1',
-  text: `
-    WITH known AS MATERIALIZED (
-      SELECT pg_advisory_xact_lock_shared(hashtext('bullmq:finalization'), hashtext($1))
-        FROM migration HAVING max(version) IN (${KNOWN.join()})
-    ), added AS (
-      INSERT INTO job (queue, id, seq, name, state, data, opts, delay_ms, max_attempts, added_at_ms, process_at_ms)
-      SELECT $1, id, nextval('job_seq'), name, (CASE WHEN delay > 0 THEN 'delayed' ELSE 'waiting' END)::job_state,
-             data, opts, delay, attempts, added_at, CASE WHEN delay > 0 THEN added_at + delay END
-        FROM known, json_to_recordset($2)
-          AS given (id text, name text, data jsonb, opts jsonb, delay bigint, attempts integer, added_at bigint)
-      ON CONFLICT (queue, id) DO NOTHING
-      RETURNING id, name, seq, state, process_at_ms
-    ), published AS (
-      INSERT INTO event (queue, event, data, created_at_ms)
-      SELECT $1, events.event, events.data, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-        FROM added, LATERAL (VALUES
-          (1, 'added', jsonb_build_object('jobId', id, 'name', name)),
-          (2, state::text, jsonb_strip_nulls(jsonb_build_object('jobId', id, 'delay', process_at_ms)))
-        ) AS events (n, event, data)
-       ORDER BY seq, n
-    )
-    SELECT EXISTS (SELECT FROM known) AS known,
-           CASE WHEN EXISTS (SELECT FROM added) THEN (pg_notify('bullmq_events', $1), pg_notify('bullmq_jobs', $1)) END`
-}
+/** The text is the same for any number of jobs: `given` makes one JSON of them. Whoever inserts nothing has nobody notified. */
+const INSERT = prepared(`
+  WITH known AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(hashtext('bullmq:finalization'), hashtext($1))
+      FROM migration HAVING max(version) IN (${KNOWN.join()})
+  ), added AS (
+    INSERT INTO job (queue, id, seq, name, state, data, opts, delay_ms, max_attempts, added_at_ms, process_at_ms)
+    SELECT $1, id, nextval('job_seq'), name, (CASE WHEN delay > 0 THEN 'delayed' ELSE 'waiting' END)::job_state,
+           data, opts, delay, attempts, added_at, CASE WHEN delay > 0 THEN added_at + delay END
+      FROM known, json_to_recordset($2)
+        AS given (id text, name text, data jsonb, opts jsonb, delay bigint, attempts integer, added_at bigint)
+    ON CONFLICT (queue, id) DO NOTHING
+    RETURNING id, name, seq, state, process_at_ms
+  ), published AS (
+    INSERT INTO event (queue, event, data, created_at_ms)
+    SELECT $1, events.event, events.data, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+      FROM added, LATERAL (VALUES
+        (1, 'added', jsonb_build_object('jobId', id, 'name', name)),
+        (2, state::text, jsonb_strip_nulls(jsonb_build_object('jobId', id, 'delay', process_at_ms)))
+      ) AS events (n, event, data)
+     ORDER BY seq, n
+  )
+  SELECT EXISTS (SELECT FROM known) AS known,
+         CASE WHEN EXISTS (SELECT FROM added) THEN (pg_notify('bullmq_events', $1), pg_notify('bullmq_jobs', $1)) END`)
 
 /** BullMQ's functions do this each time they add events. */
 const TRIM = `
@@ -70,12 +68,19 @@ export class PostgresWriter {
 
   /** Stores batches of jobs, each whole or not at all. The result has for each the ids, or the error that kept it out. */
   async add (batches: JobJson[][]): Promise<Array<string[] | Error>> {
-    const ours = batches.map(jobs => this.#known && jobs.every(({ deduplicationId }) => deduplicationId === undefined))
-    const [inserted, added] = await Promise.all([
-      this.#store(batches.filter((_jobs, index) => ours[index]), jobs => this.#insert(jobs)),
-      this.#store(batches.filter((_jobs, index) => !ours[index]), jobs => this.#addFlow(jobs))
+    const plain: number[] = []
+    const keyed: number[] = []
+    batches.forEach((jobs, index) => (jobs.some(({ deduplicationId }) => deduplicationId !== undefined) ? keyed : plain).push(index))
+    const results: Array<string[] | Error> = []
+    const store = async (indexes: number[], statement: (jobs: JobJson[]) => Promise<string[]>) => {
+      const stored = await this.#store(indexes.map(index => batches[index]!), statement)
+      indexes.forEach((index, place) => { results[index] = stored[place]! })
+    }
+    await Promise.all([
+      store(plain, jobs => this.#insert(jobs)),
+      store(keyed, jobs => this.#addFlow(jobs))
     ])
-    return ours.map(isOurs => (isOurs ? inserted : added).shift() as string[] | Error)
+    return results
   }
 
   /** @param statement stores all jobs or none */
@@ -92,9 +97,11 @@ export class PostgresWriter {
   }
 
   async #insert (jobs: JobJson[]): Promise<string[]> {
-    const rows = await runOnTables(this.#queue.getBackend(), INSERT, [this.#queue.name, given(jobs)])
-    this.#known = rows !== null && (rows[0] as { known: boolean }).known
-    if (!this.#known) return this.#addFlow(jobs)
+    const rows = this.#known ? await runOnTables(this.#queue.getBackend(), INSERT, [this.#queue.name, given(jobs)]) : null
+    if (rows === null || !(rows[0] as { known: boolean }).known) {
+      this.#known = false
+      return this.#addFlow(jobs)
+    }
     this.#trim(jobs.length)
     return jobs.map(({ id }) => id)
   }
@@ -126,4 +133,12 @@ function given (jobs: JobJson[]): string {
     return `{"data":${data},${JSON.stringify({ id, name, opts, delay, attempts, added_at: timestamp }).slice(1)}`
   })
   return `[${rows.join()}]`
+}
+
+/**
+ * A statement that each connection plans once: to plan it takes Postgres as long as a job does. Its name is the text's own, as
+ * others may use the same connections.
+ */
+function prepared (text: string): { name: string, text: string } {
+  return { name: `fastify-background-tasks:${createHash('sha1').update(text).digest('hex').slice(0, 16)}`, text }
 }

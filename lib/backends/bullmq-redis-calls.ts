@@ -74,28 +74,26 @@ return replies
 /** Jobs whose calls of BullMQ's scripts go together. */
 export class JobCalls {
   readonly #backend: Adding
-  readonly #client: Client
-  readonly #scripts: Scripts
-  #calls: Calls
+  readonly #calls: Calls
+  count = 0
+  size = 0
 
   constructor (backend: Adding, client: Client, scripts: Scripts) {
     this.#backend = backend
-    this.#client = client
-    this.#scripts = scripts
     this.#calls = new Calls(client, scripts)
   }
 
-  get count (): number {
-    return this.#calls.count
-  }
-
   add (jobs: JobJson[]): Promise<string[] | Error> {
-    return settled(jobs.map(job => this.#backend.addJobToTransaction(this.#calls, job, job.id))).catch((error: Error) => error)
+    const ids = jobs.map(job => {
+      this.count++
+      this.size += job.data.length
+      return this.#backend.addJobToTransaction(this.#calls, job, job.id)
+    })
+    return settled(ids).catch((error: Error) => error)
   }
 
   send (): void {
     this.#calls.send()
-    this.#calls = new Calls(this.#client, this.#scripts)
   }
 }
 
@@ -105,13 +103,12 @@ async function settled<T> (promises: Promise<T>[]): Promise<T[]> {
   return Promise.all(promises)
 }
 
-/** Gathers the calls of BullMQ's scripts, and has Redis run those of the same script as one. */
+/** Gathers the calls of BullMQ's scripts, and has Redis run those of the same script, one after the other, as one. */
 class Calls implements Commands {
   readonly #client: Client
   readonly #scripts: Scripts
-  readonly #gathered = new Map<string, Call[]>()
+  readonly #gathered: Array<{ name: string, calls: Call[] }> = []
   #sent = false
-  count = 0
 
   constructor (client: Client, scripts: Scripts) {
     this.#client = client
@@ -121,21 +118,26 @@ class Calls implements Commands {
   runCommand (name: string, args: unknown[]): Promise<unknown> {
     // BullMQ calls in the same turn (6.7). Should it take longer one day, that must cost time, and no task.
     if (this.#sent) return this.#client.runCommand(name, args)
-    this.count++
     return new Promise((resolve, reject) => {
-      const calls = this.#gathered.get(name)
-      if (calls === undefined) this.#gathered.set(name, [{ args, resolve, reject }])
-      else calls.push({ args, resolve, reject })
+      const call = { args, resolve, reject }
+      const last = this.#gathered.at(-1)
+      if (last?.name === name) last.calls.push(call)
+      else this.#gathered.push({ name, calls: [call] })
     })
   }
 
   send (): void {
     this.#sent = true
-    for (const [name, calls] of this.#gathered) {
+    for (const { name, calls } of this.#gathered) {
       const numberOfKeys = this.#scripts.get(name)
       if (calls.length !== 1 && numberOfKeys !== undefined) this.#sendTogether(name, numberOfKeys, calls)
-      else for (const { args, resolve, reject } of calls) this.#client.runCommand(name, args).then(resolve, reject)
+      else for (const call of calls) this.#send(name, call.args).then(call.resolve, call.reject)
     }
+  }
+
+  /** What cannot even be sent must not keep the others from it. */
+  async #send (name: string, args: unknown[]): Promise<unknown> {
+    return this.#client.runCommand(name, args)
   }
 
   #sendTogether (name: string, numberOfKeys: number, calls: Call[]): void {
@@ -143,7 +145,7 @@ class Calls implements Commands {
     const args = calls[0]!.args.slice(0, numberOfKeys)
     args.push(calls[0]!.args.length - numberOfKeys)
     for (const call of calls) for (let index = numberOfKeys; index < call.args.length; index++) args.push(call.args[index])
-    this.#client.runCommand(callingEach(name), args).then(replies => {
+    this.#send(callingEach(name), args).then(replies => {
       calls.forEach(({ resolve, reject }, index) => {
         const reply = (replies as unknown[])[index]
         if (reply instanceof Error) reject(reply)

@@ -15,9 +15,6 @@ const KNOWN = new Set([
   '5ab432e88830d573e2fa33392ffbd4ad25a9b100'
 ])
 
-/** The name under which BullMQ has its script; its version follows. */
-const NAME = /^addStandardJob:[^:]*$/
-
 const COMMAND = 'fastify-background-tasks:addWaitingJobs'
 
 /** The keys of a queue that the script is given; those of the jobs it makes itself, as BullMQ's do. */
@@ -26,10 +23,12 @@ const KEYS = ['wait', 'meta', 'id', 'active', 'events', 'marker']
 const LUA = `
 local waitKey, metaKey, idKey, activeKey, eventsKey, markerKey = unpack(KEYS)
 local paused, concurrency, maxEvents = unpack(redis.call('HMGET', metaKey, 'paused', 'concurrency', 'opts.maxLenEvents'))
+local closed = paused or concurrency and redis.call('LLEN', activeKey) >= tonumber(concurrency)
 if not maxEvents then
   maxEvents = 10000
   redis.call('HSET', metaKey, 'opts.maxLenEvents', maxEvents)
 end
+local added = false
 for first = 2, #ARGV, 5 do
   local id, name, data, opts, timestamp = unpack(ARGV, first, first + 4)
   local jobKey = ARGV[1] .. id
@@ -41,49 +40,59 @@ for first = 2, #ARGV, 5 do
     redis.call('XADD', eventsKey, '*', 'event', 'added', 'jobId', id, 'name', name)
     redis.call('LPUSH', waitKey, id)
     redis.call('XADD', eventsKey, 'MAXLEN', '~', maxEvents, '*', 'event', 'waiting', 'jobId', id)
+    added = true
   end
 end
-if not paused and not (concurrency and redis.call('LLEN', activeKey) >= tonumber(concurrency)) then
-  redis.call('ZADD', markerKey, 0, '0')
-end
+if added and not closed then redis.call('ZADD', markerKey, 0, '0') end
 `
 
-/** Makes the script a command of the client, if BullMQ's is one that is known. */
-export function defineWaiting (client: Client): boolean {
-  const known = Object.entries(client.scriptsSet ?? {}).some(([name, { lua }]) => NAME.test(name) && KNOWN.has(createHash('sha1').update(lua).digest('hex')))
-  if (known) client.defineCommand(COMMAND, { lua: LUA, numberOfKeys: KEYS.length })
-  return known
+/**
+ * Makes the script a command of the client, if BullMQ's is one that is known.
+ * @param version of the BullMQ that is used: a client may have been used by another one, too
+ */
+export function defineWaiting (client: Client, version: string): boolean {
+  const script = client.scriptsSet?.[`addStandardJob:${version}`]
+  if (script === undefined || !KNOWN.has(createHash('sha1').update(script.lua).digest('hex'))) return false
+  client.defineCommand(COMMAND, { lua: LUA, numberOfKeys: KEYS.length })
+  return true
 }
 
-/** Jobs that one call of the script stores. They have one fate: what can keep one out is the server, not the job. */
+/** Jobs that one call of the script stores. They have one fate: what can keep one out is the server, or the size of all. */
 export class WaitingJobs {
   readonly #client: Client
-  readonly #head: string[]
-  #args: string[]
-  #sent!: Promise<Error | null>
+  readonly #args: string[]
+  readonly #sent: Promise<Error | null>
   #resolve!: (sent: Promise<Error | null>) => void
   count = 0
+  size = 0
 
   constructor (client: Client, keys: KeysMap) {
     this.#client = client
-    this.#head = [...KEYS.map(name => keys[name] as string), keys[''] as string]
-    this.#args = [...this.#head]
+    this.#args = KEYS.map(name => keys[name] as string)
+    this.#args.push(keys[''] as string)
+    this.#sent = new Promise(resolve => { this.#resolve = resolve })
   }
 
   async add (jobs: JobJson[]): Promise<string[] | Error> {
-    if (this.count === 0) this.#sent = new Promise(resolve => { this.#resolve = resolve })
-    this.count += jobs.length
-    const ids = jobs.map(job => {
-      this.#args.push(job.id, job.name, job.data, JSON.stringify(job.opts), String(job.timestamp))
-      return job.id
+    const ids = jobs.map(({ id, name, data, opts, timestamp }) => {
+      this.#args.push(id, name, data, JSON.stringify(opts), String(timestamp))
+      this.count++
+      this.size += data.length
+      return id
     })
     return await this.#sent ?? ids
   }
 
   send (): void {
-    if (this.count === 0) return
-    this.#resolve(this.#client.runCommand(COMMAND, this.#args).then(() => null, (error: Error) => error))
-    this.#args = [...this.#head]
-    this.count = 0
+    this.#resolve(this.#run())
+  }
+
+  async #run (): Promise<Error | null> {
+    try {
+      await this.#client.runCommand(COMMAND, this.#args)
+      return null
+    } catch (error) {
+      return error as Error
+    }
   }
 }

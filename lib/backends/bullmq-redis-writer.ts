@@ -17,22 +17,27 @@ export interface Client {
 /** Jobs that are sent together. */
 interface Jobs {
   readonly count: number
+  /** Characters of their data. */
+  readonly size: number
   /** Those of one request, whole or not at all. Resolves with their ids, or with what kept them out. */
   add (jobs: JobJson[]): Promise<string[] | Error>
-  /** Sends what has been added, and begins anew. */
+  /** Sends what has been added. Nothing is added after that. */
   send (): void
 }
 
-/** Jobs that go together, unless one request has more: the server must not be held up for long by up to 25 µs each. */
+/** Jobs that go together, unless one request has more: the server must not be held up for long by 10 or 25 µs each. */
 const MAX_JOBS = 100
+
+/** Characters of data that go together, unless one request has more: ioredis makes one string of a command. */
+const MAX_SIZE = 1_000_000
 
 /** Stores jobs of a BullMQ queue in Redis. */
 export class RedisWriter {
   readonly #queue: Queue
-  readonly #waiting: Jobs
-  readonly #others: Jobs
+  readonly #waiting: () => Jobs
+  readonly #others: () => Jobs
 
-  private constructor (queue: Queue, waiting: Jobs, others: Jobs) {
+  private constructor (queue: Queue, waiting: () => Jobs, others: () => Jobs) {
     this.#queue = queue
     this.#waiting = waiting
     this.#others = others
@@ -40,10 +45,11 @@ export class RedisWriter {
 
   /** @param queue one that is ready */
   static async open (queue: Queue): Promise<RedisWriter> {
-    const backend = queue.getBackend() as unknown as Adding & { client: Promise<Client> }
+    const backend = queue.getBackend() as unknown as Adding & { client: Promise<Client>, version: string }
     const client = await backend.client
-    const others = new JobCalls(backend, client, defineCalls(client))
-    const waiting = defineWaiting(client) ? new WaitingJobs(client, queue.keys) : others
+    const scripts = defineCalls(client)
+    const others = () => new JobCalls(backend, client, scripts)
+    const waiting = defineWaiting(client, backend.version) ? () => new WaitingJobs(client, queue.keys) : others
     // A pipeline of ioredis knows the scripts of when it was opened; with `enableAutoPipelining` there may be one, until the turn ends.
     await new Promise(resolve => { setImmediate(resolve) })
     return new RedisWriter(queue, waiting, others)
@@ -51,14 +57,19 @@ export class RedisWriter {
 
   /** Stores batches of jobs, each whole or not at all. The result has for each the ids, or the error that kept it out. */
   async add (batches: JobJson[][]): Promise<Array<string[] | Error>> {
+    const gathered = new Map<() => Jobs, Jobs>()
     const stored = batches.map(batch => {
-      const jobs = batch.every(waits) ? this.#waiting : this.#others
+      const kind = batch.every(waits) ? this.#waiting : this.#others
+      const jobs = gathered.get(kind) ?? kind()
+      gathered.set(kind, jobs)
       const result = jobs.add(batch)
-      if (jobs.count >= MAX_JOBS) jobs.send()
+      if (jobs.count >= MAX_JOBS || jobs.size >= MAX_SIZE) {
+        gathered.delete(kind)
+        jobs.send()
+      }
       return result
     })
-    this.#waiting.send()
-    this.#others.send()
+    for (const jobs of gathered.values()) jobs.send()
     const results = await Promise.all(stored)
     results.forEach((result, index) => { if (result instanceof Error) this.#takeOut(batches[index]!) })
     return results
