@@ -4,8 +4,8 @@ import type { Client } from './bullmq-redis-writer'
 
 /*
  * How jobs that wait for nothing but a worker are stored in Redis: by a script of our own, which does for all of them what
- * BullMQ's does for one. That one first unpacks what tells it of parents, schedulers and repetition, and is defined anew for each
- * job: twice the time of what it then does. Where BullMQ's script is another one than those that are known here, it is used.
+ * BullMQ's does for one. That one defines its functions, unpacks its arguments and packs the options for each job anew, which
+ * takes Redis as long as all that it then does. Where BullMQ's is another one than those that are known here, that is used itself.
  */
 
 /** BullMQ's scripts that ours does the same as, by the SHA-1 that Redis knows them by: of 6.4, 6.5 and 6.7. */
