@@ -115,7 +115,7 @@ export class Task implements TaskHandle {
   since = 0
   /**
    * The async context of the place that called `add`. A new one per task: a shared one would be wrong inside `als.run`. The id
-   * is what Node would take by itself, in twice the time or more (Node 20 to 24).
+   * is what Node, but for places inside itself, would take in twice the time or more (Node 20 to 24).
    */
   #context: AsyncResource | null = new AsyncResource('fastify-background-tasks.task', executionAsyncId())
   #extra: TaskExtra | null = null

@@ -125,6 +125,18 @@ test('connections to Postgres', { skip: noPostgres }, async t => {
   await pool.end()
 })
 
+test('a ready pool may lead to any schema', { skip: noPostgres }, async t => {
+  const { url } = await postgres(t)
+  const schema = `pool_${randomUUID().replaceAll('-', '_')}`
+  const pool = new Pool({ connectionString: url, options: `-c search_path=${schema}` })
+  t.teardown(async () => {
+    await pool.query(`DROP SCHEMA ${schema} CASCADE`)
+    await pool.end()
+  })
+  await works(t, { connection: pool, prefix: schema })
+  t.not((await pool.query('SELECT FROM job')).rowCount, 0)
+})
+
 test('a server that goes away and does not come back: logged once, and close is bounded', { skip: noOwnRedis }, async t => {
   const server = await ownRedis(t)
   const { app, log } = await createApp(t, { connection: server.url })

@@ -90,8 +90,8 @@ test('jobs stand as BullMQ puts them, and its workers are told', { skip: noPostg
 
 test('what has the queue for itself is waited for, as BullMQ does', { skip: noPostgres }, async t => {
   const { url } = await postgres(t)
-  const { queue, client } = await open(t, url)
-  const { client: other } = await open(t, url)
+  const { queue, client, schema } = await openOwn(t, url)
+  const { client: other } = await open(t, url, schema)
   // What `obliterate` does first.
   await client.query('BEGIN')
   await client.query("SELECT pg_advisory_xact_lock(hashtext('bullmq:finalization'), hashtext($1))", [queue.name])

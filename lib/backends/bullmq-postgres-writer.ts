@@ -3,12 +3,12 @@ import { createHash } from 'node:crypto'
 import { runOnTables } from './bullmq-postgres'
 
 /*
- * How jobs are stored in Postgres: by a statement of our own, which does for all of them at once what BullMQ's functions do for
- * one after the other. Those with a dedupe id, and all where BullMQ's tables are of a version that is not known here, are left to
+ * How jobs are stored in Postgres: by a statement of our own, which does for all of them at once what BullMQ's `add_flow` does
+ * for one after the other. Those with a dedupe id, and all where BullMQ's tables are of a version that is not known here, are left to
  * BullMQ's functions.
  */
 
-/** The versions of BullMQ's tables and functions, of 6.4, 6.5 and 6.7, beside which the statement does what the functions do. */
+/** The versions of BullMQ's tables and functions, of 6.4, 6.5 and 6.7, beside which the statement does what `add_flow` does. */
 const KNOWN = [4, 5, 11]
 
 /** The text is the same for any number of jobs: `given` makes one JSON of them. Whoever inserts nothing has nobody notified. */

@@ -40,6 +40,15 @@ export function retryingDeadlocks (create: Factory): Factory {
   }
 }
 
+/** BullMQ looks for the tables of a ready pool in its default schema, wherever the pool's search path leads (BullMQ 6.7). */
+export function inSchema (create: Factory, schema: string | undefined): Factory {
+  return (name, options, more) => {
+    const backend = create(name, options, more)
+    if (schema !== undefined) (backend as unknown as { connection: { schema: string } }).connection.schema = schema
+    return backend
+  }
+}
+
 /**
  * Postgres' errors of a table, a function, a column or a type that is not there, and of a prepared statement that is not there, or
  * is already: what a proxy hands each transaction another connection for.

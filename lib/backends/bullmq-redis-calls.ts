@@ -75,8 +75,6 @@ return replies
 export class JobCalls {
   readonly #backend: Adding
   readonly #calls: Calls
-  count = 0
-  size = 0
 
   constructor (backend: Adding, client: Client, scripts: Scripts) {
     this.#backend = backend
@@ -84,12 +82,7 @@ export class JobCalls {
   }
 
   add (jobs: JobJson[]): Promise<string[] | Error> {
-    const ids = jobs.map(job => {
-      this.count++
-      this.size += job.data.length
-      return this.#backend.addJobToTransaction(this.#calls, job, job.id)
-    })
-    return settled(ids).catch((error: Error) => error)
+    return settled(jobs.map(async job => this.#backend.addJobToTransaction(this.#calls, job, job.id))).catch((error: Error) => error)
   }
 
   send (): void {

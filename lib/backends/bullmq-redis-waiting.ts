@@ -5,7 +5,7 @@ import type { Client } from './bullmq-redis-writer'
 /*
  * How jobs that wait for nothing but a worker are stored in Redis: by a script of our own, which does for all of them what
  * BullMQ's does for one. That one defines its functions, unpacks its arguments and packs the options for each job anew, which
- * takes Redis as long as all that it then does. Where BullMQ's is another one than those that are known here, that is used itself.
+ * takes Redis as long as all that it then does. Beside a script that is not known here, that one is used.
  */
 
 /** BullMQ's scripts that ours does the same as, by the SHA-1 that Redis knows them by: of 6.4, 6.5 and 6.7. */
@@ -14,8 +14,6 @@ const KNOWN = new Set([
   '8fb5163d74bbb5a726c1d3a7db4d7e4a37be3eb3',
   '5ab432e88830d573e2fa33392ffbd4ad25a9b100'
 ])
-
-const COMMAND = 'fastify-background-tasks:addWaitingJobs'
 
 /** The keys of a queue that the script is given; those of the jobs it makes itself, as BullMQ's do. */
 const KEYS = ['wait', 'meta', 'id', 'active', 'events', 'marker']
@@ -46,13 +44,20 @@ end
 if added and not closed then redis.call('ZADD', markerKey, 0, '0') end
 `
 
+/** Another text has another name: the client may be one that others use, too. */
+const COMMAND = `fastify-background-tasks:${sha1(LUA)}`
+
+function sha1 (text: string): string {
+  return createHash('sha1').update(text).digest('hex')
+}
+
 /**
  * Makes the script a command of the client, if BullMQ's is one that is known.
  * @param version of the BullMQ that is used: a client may have been used by another one, too
  */
 export function defineWaiting (client: Client, version: string): boolean {
   const script = client.scriptsSet?.[`addStandardJob:${version}`]
-  if (script === undefined || !KNOWN.has(createHash('sha1').update(script.lua).digest('hex'))) return false
+  if (script === undefined || !KNOWN.has(sha1(script.lua))) return false
   client.defineCommand(COMMAND, { lua: LUA, numberOfKeys: KEYS.length })
   return true
 }
@@ -63,8 +68,6 @@ export class WaitingJobs {
   readonly #args: string[]
   readonly #sent: Promise<Error | null>
   #resolve!: (sent: Promise<Error | null>) => void
-  count = 0
-  size = 0
 
   constructor (client: Client, keys: KeysMap) {
     this.#client = client
@@ -76,8 +79,6 @@ export class WaitingJobs {
   async add (jobs: JobJson[]): Promise<string[] | Error> {
     const ids = jobs.map(({ id, name, data, opts, timestamp }) => {
       this.#args.push(id, name, data, JSON.stringify(opts), String(timestamp))
-      this.count++
-      this.size += data.length
       return id
     })
     return await this.#sent ?? ids

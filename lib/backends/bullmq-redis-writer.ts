@@ -16,9 +16,6 @@ export interface Client {
 
 /** Jobs that are sent together. */
 interface Jobs {
-  readonly count: number
-  /** Characters of their data. */
-  readonly size: number
   /** Those of one request, whole or not at all. Resolves with their ids, or with what kept them out. */
   add (jobs: JobJson[]): Promise<string[] | Error>
   /** Sends what has been added. Nothing is added after that. */
@@ -57,19 +54,20 @@ export class RedisWriter {
 
   /** Stores batches of jobs, each whole or not at all. The result has for each the ids, or the error that kept it out. */
   async add (batches: JobJson[][]): Promise<Array<string[] | Error>> {
-    const gathered = new Map<() => Jobs, Jobs>()
+    const gathered = new Map<() => Jobs, { jobs: Jobs, count: number, size: number }>()
     const stored = batches.map(batch => {
       const kind = batch.every(waits) ? this.#waiting : this.#others
-      const jobs = gathered.get(kind) ?? kind()
-      gathered.set(kind, jobs)
-      const result = jobs.add(batch)
-      if (jobs.count >= MAX_JOBS || jobs.size >= MAX_SIZE) {
-        gathered.delete(kind)
-        jobs.send()
+      const size = batch.reduce((sum, { data }) => sum + data.length, 0)
+      let last = gathered.get(kind)
+      if (last === undefined || last.count + batch.length > MAX_JOBS || last.size + size > MAX_SIZE) {
+        last?.jobs.send()
+        gathered.set(kind, last = { jobs: kind(), count: 0, size: 0 })
       }
-      return result
+      last.count += batch.length
+      last.size += size
+      return last.jobs.add(batch)
     })
-    for (const jobs of gathered.values()) jobs.send()
+    for (const { jobs } of gathered.values()) jobs.send()
     const results = await Promise.all(stored)
     results.forEach((result, index) => { if (result instanceof Error) this.#takeOut(batches[index]!) })
     return results

@@ -8,7 +8,7 @@ import type { TaskInfo } from '../task-index'
 import type { Deliver, Delivery, StoredTask, TaskBackend, TaskList } from './backend'
 import { isClient, isCluster, isPool, isPostgres, optionsOf, PostgresConnections, redisConnection, type Pool } from './bullmq-connection'
 import { CANCELLED, LISTED, listedTask, loggedTask, newJob, stateOf, storedFailure, storedResult, storedTask, taskInfo, type JobData, type TaskJob } from './bullmq-jobs'
-import { retryingDeadlocks, runOnTables } from './bullmq-postgres'
+import { inSchema, retryingDeadlocks, runOnTables } from './bullmq-postgres'
 import { PostgresWriter } from './bullmq-postgres-writer'
 import { Pruning } from './bullmq-pruning'
 import { RedisWriter } from './bullmq-redis-writer'
@@ -158,9 +158,8 @@ class BullmqBackend implements TaskBackend {
     if (this.#missing !== null) throw this.#missing
     const { queue, prefix, connection } = this.#options
     if (this.#postgres) {
-      const { createPostgresBackend, withBackend } = this.#bullmq
       if (isPool(connection)) await this.#migrate(connection)
-      this.#queue = new (withBackend(retryingDeadlocks(createPostgresBackend)).Queue)(queue, { connection: this.#postgresConnection() as never }) as unknown as Queue
+      this.#queue = new (this.#withPostgres().Queue)(queue, { connection: this.#postgresConnection() as never }) as unknown as Queue
     } else {
       // A request must hear at once that Redis is away: without these, commands wait for it to come back.
       const options = redisConnection(connection, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })
@@ -179,6 +178,11 @@ class BullmqBackend implements TaskBackend {
     } finally {
       client.release()
     }
+  }
+
+  #withPostgres () {
+    const { createPostgresBackend, withBackend } = this.#bullmq
+    return withBackend(inSchema(retryingDeadlocks(createPostgresBackend), this.#options.prefix))
   }
 
   #postgresConnection (): object {
@@ -204,12 +208,12 @@ class BullmqBackend implements TaskBackend {
 
   async work (concurrency: number, deliver: Deliver): Promise<void> {
     const { queue, prefix, connection, lockDuration, stalledInterval, maxCrashes } = this.#options
-    const { createPostgresBackend, Worker, withBackend } = this.#bullmq
+    const { Worker } = this.#bullmq
     const options = { concurrency, lockDuration, stalledInterval, maxStalledCount: maxCrashes, runRetryDelay: RETRY_DELAY }
     // Three parameters: BullMQ makes the signal only for a processor that takes it.
     const process = (job: TaskJob, token?: string, signal?: AbortSignal) => this.#process(deliver, job, token as string, signal as AbortSignal)
     this.#worker = this.#postgres
-      ? new (withBackend(retryingDeadlocks(createPostgresBackend)).Worker)(queue, process as never, { connection: this.#postgresConnection() as never, ...options }) as unknown as Worker
+      ? new (this.#withPostgres().Worker)(queue, process as never, { connection: this.#postgresConnection() as never, ...options }) as unknown as Worker
       : new Worker(queue, process, {
         connection: redisConnection(optionsOf(connection), { maxRetriesPerRequest: null }),
         removeOnComplete: this.#retain.completed,
