@@ -1,6 +1,6 @@
 'use strict'
 
-const { spawn, spawnSync } = require('node:child_process')
+const { execFileSync, spawn, spawnSync } = require('node:child_process')
 const { once } = require('node:events')
 const { createServer } = require('node:net')
 const { availableParallelism } = require('node:os')
@@ -12,7 +12,7 @@ const { summarize } = require('../statistics')
 
 /*
  * The same endpoints on this plugin and on FastAPI with uvicorn: one process each, the same load from a third, in
- * slices that take turns.
+ * slices that take turns. Then storing tasks, on the servers that are named, beside a `queue.add` by hand.
  */
 
 const CONNECTIONS = 32
@@ -43,6 +43,8 @@ print(json.dumps({
 
 const USAGE = `npm run bench:peers -- [options]
 
+REDIS_URL and DATABASE_URL add what bench:durable measures.
+
   --json        one JSON object instead of the table
   --plain       uvicorn without uvloop and httptools, also where they are installed
   --build DIR   the build of the plugin (default: dist)
@@ -64,10 +66,20 @@ const { values: options } = parseArgs({
 async function main () {
   if (options.help) return console.log(USAGE)
   const python = findPython()
-  if (python === null) {
-    console.log(HOW_TO_GET_THEM)
-    return
+  const results = python === null ? {} : await besideFastapi(python)
+  const stores = 'REDIS_URL' in process.env || 'DATABASE_URL' in process.env
+  if (options.json) {
+    if (stores) results.storing = JSON.parse(storing(['--json'], 'pipe'))
+    return console.log(JSON.stringify(results, null, 2))
   }
+  if (python === null) console.log(HOW_TO_GET_THEM)
+  else print(results.machine, results.rows)
+  if (!stores) return console.log('\nStoring tasks: REDIS_URL and DATABASE_URL say where.')
+  console.log()
+  storing([], 'inherit')
+}
+
+async function besideFastapi (python) {
   if (options.plain) Object.assign(python, { loop: 'asyncio', http: 'h11' })
   const version = spawnSync(python.command, ['--version'], { encoding: 'utf8' }).stdout.trim()
   const peer = `FastAPI ${python.fastapi}, uvicorn ${python.uvicorn} with ${python.loop} and ${python.http}, ${version}`
@@ -79,12 +91,15 @@ async function main () {
       '--http', python.http, '--no-access-log', '--log-level', 'warning'
     ]]))
     const rows = await measure(servers)
-    const head = { node: process.version, cores: availableParallelism(), peer }
-    if (options.json) console.log(JSON.stringify({ machine: head, rows }, null, 2))
-    else print(head, rows)
+    return { machine: { node: process.version, cores: availableParallelism(), peer }, rows }
   } finally {
     for (const { child } of servers) child.kill()
   }
+}
+
+function storing (args, stdout) {
+  const file = join(__dirname, '../durable/index.js')
+  return execFileSync(process.execPath, [file, '--build', options.build, ...args], { encoding: 'utf8', stdio: ['ignore', stdout, 'inherit'] })
 }
 
 /** Debian's packages are seen by Debian's own Python only, which may not be the first one. */
