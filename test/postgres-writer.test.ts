@@ -56,11 +56,12 @@ async function notifications (client: Client, { name }: Queue): Promise<string[]
   return heard
 }
 
-/** How many events of a queue are kept. */
+/** How many events of a queue are kept. BullMQ writes its default once the queue is ready, and would overwrite what came before. */
 async function keep (client: Client, queue: string, events: string): Promise<void> {
-  await client.query(`
-    INSERT INTO meta (queue, field, value) VALUES ($1, 'opts.maxLenEvents', $2)
-    ON CONFLICT (queue, field) DO UPDATE SET value = excluded.value`, [queue, events])
+  await until('BullMQ has written its own', async () => {
+    const { rowCount } = await client.query("UPDATE meta SET value = $2 WHERE queue = $1 AND field = 'opts.maxLenEvents'", [queue, events])
+    return rowCount === 1
+  })
 }
 
 const jobs = [
