@@ -65,10 +65,10 @@ export class ThreadLease {
   async #borrow (): Promise<void> {
     this.#isAsked = true
     try {
-      const answer = await this.#askPool()
+      await this.#askPool()
       this.#receiveLast()
       this.#channel?.release()
-      this.#attempt?.ended(answer)
+      this.#attempt?.ended(undefined)
     } catch (error) {
       this.#receiveLast()
       // The thread may live, and not have been given its end of the channel.
@@ -81,7 +81,7 @@ export class ThreadLease {
     this.#onFree?.(false)
   }
 
-  #askPool (): Promise<ThreadEnd | undefined> {
+  #askPool (): Promise<void> {
     const attempt = this.#attempt as ThreadAttempt
     return this.#pool.run(this, attempt.request(this.#stays), attempt.transfer, this.#end)
   }

@@ -6,7 +6,7 @@ import type { Definition } from './define-task'
 import { FST_BGT_MISSING_PACKAGE } from './errors'
 import { ThreadChannel } from './thread-channel'
 import type { ThreadLease } from './thread-lease'
-import type { ThreadEnd, ThreadRequest } from './thread-messages'
+import type { ThreadRequest } from './thread-messages'
 import type { ResolvedThreadOptions } from './thread-options'
 import type { Thrown } from './thrown'
 
@@ -75,10 +75,10 @@ export class ThreadPool {
   }
 
   /**
-   * Lends a thread, and runs an attempt on it. Resolves with what the thread answers, as soon as it is the pool's again. Rejects
-   * when it dies, or has been ended.
+   * Lends a thread, and runs an attempt on it. Resolves as soon as the thread is the pool's again. Rejects when it dies, or has
+   * been ended.
    */
-  run (lease: ThreadLease, request: ThreadRequest, transfer: readonly ArrayBuffer[], end: EndOfThread): Promise<ThreadEnd | undefined> {
+  run (lease: ThreadLease, request: ThreadRequest, transfer: readonly ArrayBuffer[], end: EndOfThread): Promise<void> {
     const entry: Entry = { lease, request, transferList: [...transfer] }
     const options = { signal: end, transferList: entry.transferList }
     return this.#context.runInAsyncScope(() => this.#pool.run(Object.assign(request, { [this.#entry]: entry }), options))

@@ -40,16 +40,13 @@ function abort (): void {
   if (current !== null && current.number === lastAbort?.number) current.controller.abort(decodeThrown(lastAbort.reason))
 }
 
-/**
- * Runs an attempt, and those that follow it through the channel. Does not reject: resolves with how the last one ended, unless
- * that has gone through the channel, too.
- */
-export default async function run (request: ThreadRequest): Promise<ThreadEnd | undefined> {
+/** Runs an attempt, and those that follow it through the channel, which tells how each ended. Does not reject. */
+export default async function run (request: ThreadRequest): Promise<void> {
   if (request.over) return
   if (request.channel !== null) listen(request.channel)
   for (let next: ThreadRequest | undefined = request; next !== undefined;) {
-    const end = answer(next, await attempt(next))
-    if (!next.stays) return end
+    answer(next, await attempt(next))
+    if (!next.stays) return
     next = await new Promise<ThreadRequest | undefined>(resolve => { onNext = resolve })
   }
 }
@@ -82,26 +79,22 @@ async function attempt (request: ThreadRequest): Promise<ThreadEnd> {
 }
 
 /**
- * Says how an attempt ended: with the thread's return to the pool, if it does not stay. The pool would take a result that cannot
- * leave the thread for a failure of its own, and wait for ever for one that cannot be read on its way; so what is more than a
- * primitive goes through the channel, before a word that can be read in any case.
+ * Says how an attempt ended. The thread's return to the pool could tell, too, but not if the thread dies before the main thread,
+ * being busy, has heard of it; and the pool would take a result that cannot leave the thread for a failure of its own.
  */
-function answer ({ number, name, stays }: ThreadRequest, end: ThreadEnd): ThreadEnd | undefined {
+function answer ({ number, name, stays }: ThreadRequest, end: ThreadEnd): void {
   const { port } = channel as ThreadChannelEnd
-  if (isSimple(end)) {
-    if (!stays) return end
-    port.postMessage(end)
-    return
-  }
   try {
     port.postMessage(end)
   } catch (cause) {
     const error = new FST_BGT_UNCLONABLE(`The result of the background task '${name}'`, textOf(cause), { cause })
     port.postMessage({ type: 'failed', thrown: encodeThrown(error) })
   }
-  if (stays) port.postMessage({ type: 'ended', number })
+  // Where the thread is returned, that is the word which can be read in any case.
+  if (stays && !isSimple(end)) port.postMessage({ type: 'ended', number })
 }
 
+/** Whether it can be read in any case. */
 function isSimple (end: ThreadEnd): boolean {
   return end.type === 'completed' && (end.result === null || !/^(object|function|symbol)$/.test(typeof end.result))
 }

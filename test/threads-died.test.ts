@@ -1,9 +1,9 @@
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { defineTask, type DefinitionOptions, type ThreadOptions } from '../index'
-import { createApp, settled, type LogLine } from './support/server'
+import { createApp, settled, turns, type LogLine } from './support/server'
 import { moduleFile } from './support/threads'
 
 /** Lets tasks wait behind one that takes its thread down with it. */
@@ -18,6 +18,11 @@ async function check (t: Test, text: string, expected: object, threads: ThreadOp
   await settled(app, { completed: 4, failed: 1 })
   t.match(errors, [{ code: 'FST_BGT_THREAD_DIED', message: /^The thread of the background task 'dies' ended before the task: received/, ...expected }])
   return log
+}
+
+/** Holds the main thread for some milliseconds. */
+function block (ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 }
 
 /** The line that tells of the end of a thread with no task on it. */
@@ -87,6 +92,26 @@ test('nor by one that comes between its result and the next task', async t => {
   await settled(app, { completed: 1 })
   t.match(await app.backgroundTasks.find(id), { result: { n: 1 } })
   t.match(await endOfThread(log), { level: 50, err: { message: 'worker exited with code: 5' } })
+})
+
+test('nor by one that a busy main thread hears of together with the result', async t => {
+  const file = moduleFile(t, '', 'txt')
+  const leaves = defineTask<undefined, number>('leaves', moduleFile(t, `
+    import { writeFileSync } from 'node:fs'
+    export default () => {
+      setTimeout(() => { writeFileSync(${JSON.stringify(`${file}.left`)}, ''); throw new Error('left behind') }, 1)
+      return 7
+    }`), { attempts: 2 })
+  const { app, log } = await createApp(t, { tasks: [leaves] })
+  await app.ready()
+  const handle = app.backgroundTasks.add(leaves)
+  const { id } = handle
+  await turns(1)
+  while (!existsSync(`${file}.left`)) block(5)
+  block(100)
+  t.equal(await handle.settled(), 'completed')
+  t.match(await app.backgroundTasks.find(id), { result: 7, attempts: 1 })
+  t.match(await endOfThread(log), { err: { message: 'left behind' } })
 })
 
 test('nor is one whose module is being loaded by another thread', async t => {
