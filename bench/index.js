@@ -61,8 +61,8 @@ async function measure (row, measured) {
       against: options.against && resolve(options.against),
       separate: options.separate || row.separate === true,
       processes: Number(options.processes),
-      pairs: Number(options.pairs) * (row.times ?? 1),
-      milliseconds: Number(options.slice)
+      pairs: Number(options.pairs),
+      milliseconds: Number(options.slice) * (row.times ?? 1)
     })
     return { ...summarize(ratios), cpu }
   }
