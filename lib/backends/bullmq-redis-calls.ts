@@ -71,41 +71,25 @@ return replies
 `
 }
 
-/** Jobs whose calls of BullMQ's scripts go together. */
-export class JobCalls {
+/**
+ * Jobs that go together: gathers the calls of scripts that BullMQ makes for them, and has Redis run those of the same script,
+ * one after the other, as one.
+ */
+export class JobCalls implements Commands {
   readonly #backend: Adding
-  readonly #calls: Calls
-
-  constructor (backend: Adding, client: Client, scripts: Scripts) {
-    this.#backend = backend
-    this.#calls = new Calls(client, scripts)
-  }
-
-  add (jobs: JobJson[]): Promise<string[] | Error> {
-    return settled(jobs.map(async job => this.#backend.addJobToTransaction(this.#calls, job, job.id))).catch((error: Error) => error)
-  }
-
-  send (): void {
-    this.#calls.send()
-  }
-}
-
-/** Nothing of them is under way any more when it rejects: what follows would else be overtaken by what they still do. */
-async function settled<T> (promises: Promise<T>[]): Promise<T[]> {
-  await Promise.allSettled(promises)
-  return Promise.all(promises)
-}
-
-/** Gathers the calls of BullMQ's scripts, and has Redis run those of the same script, one after the other, as one. */
-class Calls implements Commands {
   readonly #client: Client
   readonly #scripts: Scripts
   readonly #gathered: Array<{ name: string, calls: Call[] }> = []
   #sent = false
 
-  constructor (client: Client, scripts: Scripts) {
+  constructor (backend: Adding, client: Client, scripts: Scripts) {
+    this.#backend = backend
     this.#client = client
     this.#scripts = scripts
+  }
+
+  add (jobs: JobJson[]): Promise<string[] | Error> {
+    return settled(jobs.map(async job => this.#backend.addJobToTransaction(this, job, job.id))).catch((error: Error) => error)
   }
 
   runCommand (name: string, args: unknown[]): Promise<unknown> {
@@ -146,4 +130,10 @@ class Calls implements Commands {
       })
     }, error => { for (const { reject } of calls) reject(error) })
   }
+}
+
+/** Nothing of them is under way any more when it rejects: what follows would else be overtaken by what they still do. */
+async function settled<T> (promises: Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(promises)
+  return Promise.all(promises)
 }
