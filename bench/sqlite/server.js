@@ -1,10 +1,10 @@
 'use strict'
 
 const Fastify = require('fastify')
-const backgroundTasks = require('../dist')
-const { bullmq } = require('../dist/lib/backends/bullmq')
-const { sqlite } = require('../dist/lib/backends/sqlite')
-const { answer } = require('./child')
+const backgroundTasks = require('../../dist')
+const { bullmq } = require('../../dist/lib/backends/bullmq')
+const { sqlite } = require('../../dist/lib/backends/sqlite')
+const { answer } = require('../child')
 
 /* A server whose one route adds a task that is to be kept, and whose other one has nothing to do with tasks. */
 

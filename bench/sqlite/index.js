@@ -4,8 +4,8 @@ const { mkdtempSync, rmSync } = require('node:fs')
 const { tmpdir } = require('node:os')
 const { join } = require('node:path')
 const { parseArgs } = require('node:util')
-const { start } = require('./child')
-const { quantile } = require('./statistics')
+const { start } = require('../child')
+const { quantile } = require('../statistics')
 
 /*
  * What it costs a server to keep tasks: how many requests a second, 64 at a time, can add one, and how long a route that
@@ -38,7 +38,7 @@ function rows (folder) {
 }
 
 async function measure ({ store, worker = false, quiet = false }) {
-  const server = start('durable-server.js')
+  const server = start('sqlite/server.js')
   const loads = [start('load.js'), start('load.js')]
   const port = await server.call('listen', { store, worker })
   const [adding, idle] = loads
@@ -59,7 +59,7 @@ async function main () {
   const results = new Map()
   try {
     for (let round = 0; round < Number(values.rounds); round++) {
-      for (const row of rows(join(folder))) {
+      for (const row of rows(folder)) {
         results.set(row.name, [...results.get(row.name) ?? [], await measure(row)])
       }
     }
