@@ -58,12 +58,16 @@ export class Attempt {
   begin (): void {
     const { timeout } = this.spec
     if (timeout === 0 || this.#ended || this.#reason !== null) return
-    this.#timer = setTimeout(() => {
-      const { task, line } = this
-      const error = new FST_BGT_TIMEOUT(task.name, timeout)
-      this.giveUp(error)
-      this.#executor.failed(task, line, error)
-    }, timeout)
+    // What came in time while the event loop was held is taken after the timers.
+    this.#timer = setTimeout(() => setImmediate(() => this.#timeOver()), timeout)
+  }
+
+  #timeOver (): void {
+    const { task, line } = this
+    if (this.#ended || this.#reason !== null) return
+    const error = new FST_BGT_TIMEOUT(task.name, this.spec.timeout)
+    this.giveUp(error)
+    this.#executor.failed(task, line, error)
   }
 
   #call (): unknown {

@@ -3,7 +3,7 @@ import { existsSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { defineTask, type DefinitionOptions, type ThreadOptions } from '../index'
-import { createApp, settled, turns, type LogLine } from './support/server'
+import { block, createApp, settled, turns, type LogLine } from './support/server'
 import { moduleFile } from './support/threads'
 
 /** Lets tasks wait behind one that takes its thread down with it. */
@@ -18,11 +18,6 @@ async function check (t: Test, text: string, expected: object, threads: ThreadOp
   await settled(app, { completed: 4, failed: 1 })
   t.match(errors, [{ code: 'FST_BGT_THREAD_DIED', message: /^The thread of the background task 'dies' ended before the task: received/, ...expected }])
   return log
-}
-
-/** Holds the main thread for some milliseconds. */
-function block (ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 }
 
 /** The line that tells of the end of a thread with no task on it. */

@@ -1,8 +1,8 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { test } from 'tap'
 import { defineTask } from '../index'
-import { createApp, settled, turns } from './support/server'
+import { block, createApp, settled, turns } from './support/server'
 import { moduleFile } from './support/threads'
 
 const WHERE = "import { threadId } from 'node:worker_threads'\nexport default async () => threadId"
@@ -113,6 +113,26 @@ test('the time that a task waits for a thread is not its own', async t => {
   app.backgroundTasks.add(slow)
   app.backgroundTasks.add(quick)
   await settled(app, { completed: 2 })
+})
+
+test('what ended in time has done so, even if the main thread was busy until the time was over', async t => {
+  const end = moduleFile(t, '', 'txt')
+  const task = defineTask('task', moduleFile(t, `
+    import { existsSync } from 'node:fs'
+    import { setTimeout as sleep } from 'node:timers/promises'
+    export default async (payload, { progress }) => {
+      progress('begun')
+      while (!existsSync(${JSON.stringify(`${end}.now`)})) await sleep(1)
+      return 'in time'
+    }`), { timeout: 1_000, attempts: 2 })
+  const { app } = await createApp(t, { tasks: [task] })
+  const handle = app.backgroundTasks.add(task)
+  const { id } = handle
+  await begun(app, id)
+  writeFileSync(`${end}.now`, '')
+  block(1_100)
+  t.equal(await handle.settled(), 'completed')
+  t.match(await app.backgroundTasks.find(id), { result: 'in time', attempts: 1 })
 })
 
 test('a task that has timed out is tried again on another thread', async t => {

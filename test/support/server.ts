@@ -51,6 +51,11 @@ export async function turns (count = 5): Promise<void> {
   for (let i = 0; i < count; i++) await new Promise(resolve => { setImmediate(resolve) })
 }
 
+/** Holds the main thread for some milliseconds. */
+export function block (ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
+}
+
 /**
  * Waits until so many tasks are in these states, then for some more turns, so that one that ran twice would show, and
  * checks that no task is in another state.
