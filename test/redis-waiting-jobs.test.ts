@@ -9,7 +9,8 @@ import { noRedis, redis } from './support/services'
 
 async function open (t: Test, url: string): Promise<{ queue: Queue, client: Redis }> {
   const queue = new Queue(`waiting-${randomUUID()}`, { connection: { url } })
-  await queue.waitUntilReady()
+  // It waits until BullMQ has written the options of the queue, which would else undo what a test does to them.
+  await queue.getVersion()
   t.teardown(() => queue.close())
   const client = new Redis(url)
   t.teardown(() => client.disconnect())
