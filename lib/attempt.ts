@@ -1,3 +1,4 @@
+import { setDeadline } from './deadline'
 import type { Container } from './di-scope'
 import { publishAbandon } from './diagnostics'
 import { FST_BGT_TIMEOUT } from './errors'
@@ -25,7 +26,7 @@ export class Attempt {
   #ended = false
   /** Counted as such. */
   #abandoned = false
-  #timer: NodeJS.Timeout | undefined
+  #clearDeadline: (() => void) | null = null
   /** Why the attempt was given up; the function may still run then. */
   #reason: unknown = null
 
@@ -58,16 +59,12 @@ export class Attempt {
   begin (): void {
     const { timeout } = this.spec
     if (timeout === 0 || this.#ended || this.#reason !== null) return
-    // What came in time while the event loop was held is taken after the timers.
-    this.#timer = setTimeout(() => setImmediate(() => this.#timeOver()), timeout)
-  }
-
-  #timeOver (): void {
-    const { task, line } = this
-    if (this.#ended || this.#reason !== null) return
-    const error = new FST_BGT_TIMEOUT(task.name, this.spec.timeout)
-    this.giveUp(error)
-    this.#executor.failed(task, line, error)
+    this.#clearDeadline = setDeadline(timeout, () => {
+      const { task, line } = this
+      const error = new FST_BGT_TIMEOUT(task.name, timeout)
+      this.giveUp(error)
+      this.#executor.failed(task, line, error)
+    })
   }
 
   #call (): unknown {
@@ -154,7 +151,7 @@ export class Attempt {
 
   /** From here on it cannot be called off: abort listeners and `onError`, which may try to, find nothing to cancel. */
   #detach (): void {
-    clearTimeout(this.#timer)
+    this.#clearDeadline?.()
     if (this.#reason === null) this.task.extra.attempt = null
   }
 }

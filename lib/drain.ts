@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { setDeadline } from './deadline'
 import { FST_BGT_CLOSE_TIMEOUT } from './errors'
 import type { Line } from './line'
 import { RequestTasks } from './request-tasks'
@@ -74,13 +75,13 @@ function drained (runtime: Runtime, ms: number): Promise<void> {
   const { ledger } = runtime
   return new Promise(resolve => {
     // Not unref'd: Node would leave in the middle of closing.
-    const timer = setTimeout(() => {
+    const clear = setDeadline(ms, () => {
       forget()
       resolve()
-    }, ms)
+    })
     const forget = ledger.whenLasting(() => isDrained(runtime, deadline), () => {
       ledger.closed = true
-      clearTimeout(timer)
+      clear()
       resolve()
     })
   })
@@ -101,11 +102,11 @@ function disposed ({ ledger }: Runtime, ms: number): Promise<void> {
   return new Promise(resolve => {
     const check = () => { if (ledger.disposals.size === 0) end() }
     const end = () => {
-      clearTimeout(timer)
+      clear()
       unwatch()
       resolve()
     }
-    const timer = setTimeout(end, ms)
+    const clear = setDeadline(ms, end)
     const unwatch = ledger.watch(check)
     check()
   })

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Deliver, StoredTask, TaskBackend, TaskList } from './backends/backend'
 import { MAX_TIMER } from './check-options'
+import { setDeadline } from './deadline'
 import type { Definition } from './define-task'
 import { FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION, FST_BGT_STORE_FAILED } from './errors'
 import type { Line } from './line'
@@ -17,7 +18,7 @@ import { writeLog } from './write-log'
 class Batch {
   readonly tasks: StoredTask[]
   readonly stored: Promise<string[]>
-  #timer: NodeJS.Timeout | undefined
+  #clearDeadline: (() => void) | null = null
   #over = false
   #resolve!: (ids: string[]) => void
   #reject!: (error: unknown) => void
@@ -32,7 +33,7 @@ class Batch {
 
   /** Lets its time begin. */
   arm (ms: number, tooLate: () => void): void {
-    this.#timer = setTimeout(tooLate, ms)
+    this.#clearDeadline = setDeadline(ms, tooLate)
   }
 
   /** Returns `false` if it has been refused meanwhile. */
@@ -50,7 +51,7 @@ class Batch {
 
   #end (): void {
     this.#over = true
-    clearTimeout(this.#timer)
+    this.#clearDeadline?.()
   }
 }
 
@@ -308,14 +309,14 @@ const CLOSE_GRACE = 1_000
 
 /** Rejects when something takes longer than so many ms. */
 async function within<T> (ms: number, promise: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
+  let clear!: () => void
   const tooLate = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms)
+    clear = setDeadline(ms, () => reject(new Error(`no answer within ${ms} ms`)))
   })
   try {
     return await Promise.race([promise, tooLate])
   } finally {
-    clearTimeout(timer)
+    clear()
   }
 }
 

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
 import type { Attempt } from './attempt'
+import { setDeadline } from './deadline'
 import { FST_BGT_THREAD_DIED, FST_BGT_UNCLONABLE } from './errors'
 import { currentCarrier } from './propagation'
 import { textOf } from './received'
@@ -33,7 +34,7 @@ export class ThreadAttempt extends AsyncResource {
   /** What for. */
   reason: unknown
   #onAbort: (() => void) | null = null
-  #grace: NodeJS.Timeout | undefined
+  #clearGrace: (() => void) | null = null
   /** Taken where the run is active; it may have to wait for a thread. */
   readonly #carrier = currentCarrier()
   /** Taken before the next attempt begins: that may be while this one still has its grace. */
@@ -75,7 +76,7 @@ export class ThreadAttempt extends AsyncResource {
     this.#attempt.waits = false
     this.#onAbort = () => {
       lease.abort({ type: 'abort', number: this.number, reason: encodeThrown(this.reason) })
-      this.#grace = setTimeout(() => lease.endThread(this.reason), GRACE)
+      this.#clearGrace = setDeadline(GRACE, () => lease.endThread(this.reason))
     }
   }
 
@@ -102,7 +103,7 @@ export class ThreadAttempt extends AsyncResource {
   }
 
   #detach (): void {
-    clearTimeout(this.#grace)
+    this.#clearGrace?.()
     this.#onAbort = null
   }
 

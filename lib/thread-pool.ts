@@ -39,7 +39,7 @@ export class ThreadPool {
   readonly #pool: Piscina
   /** The key of what is for the main thread only, in what the pool is given to run. */
   readonly #entry: symbol
-  /** By the thread's id. */
+  /** By the thread's id, also of threads that may have ended. */
   readonly #channels = new Map<number, ThreadChannel>()
   closed = false
 
@@ -67,7 +67,7 @@ export class ThreadPool {
         const thread = threads.find(({ currentUsage }) => currentUsage === 0)
         if (thread === undefined) return null
         const entry = (task as unknown as Record<symbol, Entry | null>)[this.#entry]
-        if (entry != null) this.#assign(entry, thread.id)
+        if (entry != null) this.#assign(entry, thread.id, threads.map(({ id }) => id))
         return thread
       }
     })
@@ -84,17 +84,16 @@ export class ThreadPool {
     return this.#context.runInAsyncScope(() => this.#pool.run(Object.assign(request, { [this.#entry]: entry }), options))
   }
 
-  #assign ({ lease, request, transferList }: Entry, thread: number): void {
+  /** @param threads those that the pool has, as far as it knows */
+  #assign ({ lease, request, transferList }: Entry, thread: number, threads: number[]): void {
     if (lease.over) {
       request.over = true
       return
     }
+    for (const id of this.#channels.keys()) if (!threads.includes(id)) this.#channels.delete(id)
     const known = this.#channels.get(thread)
-    let channel = known
-    if (channel === undefined || channel.taken) {
-      channel = new ThreadChannel(closed => { if (this.#channels.get(thread) === closed) this.#channels.delete(thread) })
-      this.#channels.set(thread, channel)
-    }
+    const channel = known?.free === true ? known : new ThreadChannel()
+    this.#channels.set(thread, channel)
     request.channel = channel.occupy(lease)
     if (request.channel !== null) transferList.push(request.channel.port)
     lease.assigned(channel, known !== undefined)

@@ -1,6 +1,7 @@
 import type { FastifyRequest, RouteOptions } from 'fastify'
 import type { ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
+import { setDeadline } from './deadline'
 import { isThenable } from './executor'
 import type { Outcome } from './outcome'
 import type { RequestTasks } from './request-tasks'
@@ -109,15 +110,18 @@ function awaitHandler (tasks: RequestTasks): void {
   const settled = () => {
     if (tasks.onHandled === null) return
     tasks.onHandled = null
-    clearTimeout(grace)
+    clearGrace()
     start(tasks)
   }
   // It must not keep a process that has closed its application; the drain has a timer of its own.
-  const grace = setTimeout(settled, tasks.runtime.options.abortGrace).unref()
+  const clearGrace = setDeadline(tasks.runtime.options.abortGrace, settled, false)
   tasks.onHandled = result => {
     // One turn later Fastify has seen the handler's error too, and has called the onError hooks. A handler that returns
     // nothing may still answer through `reply`, or never: there is no telling, and nobody left to answer.
-    const soon = () => setImmediate(settled)
+    const soon = () => {
+      clearGrace()
+      setImmediate(settled)
+    }
     if (isThenable(result)) result.then(soon, soon)
     else soon()
   }

@@ -109,6 +109,23 @@ test('nor by one that a busy main thread hears of together with the result', asy
   t.match(await endOfThread(log), { err: { message: 'left behind' } })
 })
 
+test('tasks that come to an idle thread while it ends run on another one', async t => {
+  const leaves = defineTask('leaves', moduleFile(t, 'export default () => { setTimeout(() => process.exit(0), 5) }'))
+  const quick = defineTask('quick', moduleFile(t, 'export default () => {}'))
+  const { app } = await createApp(t, { tasks: [leaves, quick], threads: { max: 1 } })
+  await app.ready()
+  const states = new Set()
+  for (let round = 0; round < 30; round++) {
+    await app.backgroundTasks.add(leaves).settled()
+    // Between the end of a thread's channel and that of the thread itself is a moment.
+    for (const end = performance.now() + 30; performance.now() < end;) {
+      states.add(await app.backgroundTasks.add(quick).settled())
+      await turns(1)
+    }
+  }
+  t.same([...states], ['completed'])
+})
+
 test('nor is one whose module is being loaded by another thread', async t => {
   const file = moduleFile(t, '', 'txt')
   const loading = JSON.stringify(`${file}.loading`)

@@ -1,6 +1,7 @@
 import type { Queue, Worker } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
 import { checkOptions, count, period, text, type Checks } from '../check-options'
+import { setDeadline } from '../deadline'
 import { FST_BGT_INVALID_OPTION, FST_BGT_MISSING_PACKAGE } from '../errors'
 import { reasonOf, received } from '../received'
 import type { LogOf } from '../request-log'
@@ -349,14 +350,14 @@ class BullmqBackend implements TaskBackend {
 
   async close (ms: number): Promise<void> {
     // A server that does not answer would keep both waiting, and the process alive.
-    const timer = setTimeout(() => this.#disconnect(), ms)
+    const clearDeadline = setDeadline(ms, () => this.#disconnect())
     this.#closed = true
     this.#pruning?.stop()
     try {
       await this.#worker?.close()
       await this.#queue?.close()
     } finally {
-      clearTimeout(timer)
+      clearDeadline()
       // Where the server is away, and cannot be told, the driver would go on looking for it.
       this.#disconnect()
     }

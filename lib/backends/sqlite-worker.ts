@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import { MAX_TIMER } from '../check-options'
+import { setDeadline } from '../deadline'
 import { received } from '../received'
 import type { LogOf } from '../request-log'
 import { backoffDelay } from '../task-options'
@@ -306,9 +307,9 @@ export class SqliteWorker {
   /** Waits, for so many ms, until what runs here has ended and that is written down. */
   async close (ms: number): Promise<void> {
     this.pause()
-    let timer: NodeJS.Timeout | undefined
-    await Promise.race([Promise.all(this.#runs), new Promise(resolve => { timer = setTimeout(resolve, ms) })])
-    clearTimeout(timer)
+    let clearDeadline!: () => void
+    await Promise.race([Promise.all(this.#runs), new Promise<void>(resolve => { clearDeadline = setDeadline(ms, resolve) })])
+    clearDeadline()
     this.#closed = true
     clearTimeout(this.#renewTimer)
     clearTimeout(this.#pruneTimer)
