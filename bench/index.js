@@ -17,7 +17,7 @@ const USAGE = `npm run bench -- [options]
   --separate       a server process for each side, so that neither collects the other's garbage
   --processes N    server processes per row (default: 4)
   --pairs N        pairs of slices per server process (default: 30)
-  --slice MS       length of a slice (default: 100)
+  --slice MS       length of a slice (default: 100); those of the awilix row are four times as long
 `
 
 const { values: options } = parseArgs({

@@ -11,24 +11,18 @@ export class ThreadChannel {
   readonly #begun = new Int32Array(new SharedArrayBuffer(4))
   #lease: ThreadLease | null = null
 
-  #closed = false
-
   constructor () {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     this.#far = { port: port2, begun: this.#begun }
     port1.on('message', (message: ThreadMessage) => this.#lease?.receive(message))
-    port1.on('close', () => { this.#closed = true })
     // Whether the process stays alive is up to the pool.
     port1.unref()
   }
 
-  /**
-   * Whether a lease can use it. The pool may lend a thread anew before it tells of the end of the last lease; and one that has
-   * ended, before it hears of that.
-   */
+  /** Whether no lease uses it: the pool may lend a thread anew before it tells of the end of the last lease. */
   get free (): boolean {
-    return this.#lease === null && !this.#closed
+    return this.#lease === null
   }
 
   /** Lets a lease use the channel, until {@link release}. Returns the thread's end if the thread is still without. */

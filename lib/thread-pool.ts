@@ -39,7 +39,7 @@ export class ThreadPool {
   readonly #pool: Piscina
   /** The key of what is for the main thread only, in what the pool is given to run. */
   readonly #entry: symbol
-  /** By the thread's id, also of threads that may have ended. */
+  /** By the thread's id. The pool may hear later than its channel that a thread has ended; until then it counts as one that was lent. */
   readonly #channels = new Map<number, ThreadChannel>()
   closed = false
 

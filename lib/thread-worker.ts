@@ -40,7 +40,7 @@ function abort (): void {
   if (current !== null && current.number === lastAbort?.number) current.controller.abort(decodeThrown(lastAbort.reason))
 }
 
-/** Runs an attempt, and those that follow it through the channel, which tells how each ended. Does not reject. */
+/** Runs an attempt, and those that follow it through the channel, which tells how each ended. */
 export default async function run (request: ThreadRequest): Promise<void> {
   if (request.over) return
   if (request.channel !== null) listen(request.channel)

@@ -110,7 +110,6 @@ function awaitHandler (tasks: RequestTasks): void {
   const settled = () => {
     if (tasks.onHandled === null) return
     tasks.onHandled = null
-    clearGrace()
     start(tasks)
   }
   // It must not keep a process that has closed its application; the drain has a timer of its own.

@@ -52,7 +52,7 @@ test('a payload, as JSON and as it is, and a result', async t => {
 test('a result that is no object', async t => {
   for (const result of [null, undefined, 5, 'text', true, 10n]) {
     const text = typeof result === 'bigint' ? '10n' : JSON.stringify(result)
-    t.same(await attempt(t, `export default () => ${text}`), [{ type: 'arrived' }, { type: 'completed', result }])
+    t.strictSame(await attempt(t, `export default () => ${text}`), [{ type: 'arrived' }, { type: 'completed', result }])
   }
 })
 
