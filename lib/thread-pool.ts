@@ -1,5 +1,6 @@
 import type { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Piscina } from 'piscina'
 import type { MessagePort } from 'node:worker_threads'
 import type { Definition } from './define-task'
@@ -25,6 +26,13 @@ export class EndOfThread extends EventEmitter {
   }
 }
 
+/** What is used of the pool's threads. */
+interface PoolThread {
+  readonly id: number
+  /** How many requests it has. */
+  readonly currentUsage: number
+}
+
 /** A lease on its way into the pool, with its first attempt. */
 interface Entry {
   readonly lease: ThreadLease
@@ -41,6 +49,10 @@ export class ThreadPool {
   readonly #entry: symbol
   /** By the thread's id. The pool may hear later than its channel that a thread has ended; until then it counts as one that was lent. */
   readonly #channels = new Map<number, ThreadChannel>()
+  /** Those that no thread could be made for. The pool keeps them, and nobody has the promise of what becomes of them. */
+  readonly #kept = new Set<ThreadRequest>()
+  /** Threads that have been given one of them, to come back at once. */
+  readonly #returning = new Set<PoolThread>()
   closed = false
 
   /**
@@ -67,7 +79,7 @@ export class ThreadPool {
         const thread = threads.find(({ currentUsage }) => currentUsage === 0)
         if (thread === undefined) return null
         const entry = (task as unknown as Record<symbol, Entry | null>)[this.#entry]
-        if (entry != null) this.#assign(entry, thread.id, threads.map(({ id }) => id))
+        if (entry != null) this.#assign(entry, thread, threads.map(({ id }) => id))
         return thread
       }
     })
@@ -81,19 +93,25 @@ export class ThreadPool {
   run (lease: ThreadLease, request: ThreadRequest, transfer: readonly ArrayBuffer[], end: EndOfThread): Promise<void> {
     const entry: Entry = { lease, request, transferList: [...transfer] }
     const options = { signal: end, transferList: entry.transferList }
-    return this.#context.runInAsyncScope(() => this.#pool.run(Object.assign(request, { [this.#entry]: entry }), options))
+    try {
+      return this.#context.runInAsyncScope(() => this.#pool.run(Object.assign(request, { [this.#entry]: entry }), options))
+    } catch (error) {
+      this.#kept.add(request)
+      throw error
+    }
   }
 
   /** @param threads those that the pool has, as far as it knows */
-  #assign ({ lease, request, transferList }: Entry, thread: number, threads: number[]): void {
+  #assign ({ lease, request, transferList }: Entry, thread: PoolThread, threads: number[]): void {
     if (lease.over) {
       request.over = true
+      if (this.#kept.delete(request)) this.#returning.add(thread)
       return
     }
     for (const id of this.#channels.keys()) if (!threads.includes(id)) this.#channels.delete(id)
-    const known = this.#channels.get(thread)
+    const known = this.#channels.get(thread.id)
     const channel = known?.free === true ? known : new ThreadChannel()
-    this.#channels.set(thread, channel)
+    this.#channels.set(thread.id, channel)
     request.channel = channel.occupy(lease)
     if (request.channel !== null) transferList.push(request.channel.port)
     lease.assigned(channel, known !== undefined)
@@ -104,9 +122,26 @@ export class ThreadPool {
     return this.#pool.run({ name, file }, { name: 'check', signal })
   }
 
+  /** Whether one that could not be run is still with the pool, or with a thread. */
+  get #hasKept (): boolean {
+    return this.#kept.size !== 0 || [...this.#returning].some(({ currentUsage }) => currentUsage !== 0)
+  }
+
+  /** Has a thread take those that could not be run: the pool would reject them, where nobody can hear of that. */
+  async #takeBack (): Promise<void> {
+    Promise.allSettled([this.#start()])
+    for (const end = performance.now() + CLOSE_WAIT; this.#hasKept && performance.now() < end;) await nextTurn()
+  }
+
+  /** Sees to it that there is a thread which has nothing to do. */
+  async #start (): Promise<void> {
+    return this.#pool.run({ over: true })
+  }
+
   /** Ends all threads, whatever they do. */
   async close (): Promise<void> {
     this.closed = true
+    if (this.#hasKept) await this.#takeBack()
     let timer
     await Promise.race([this.#pool.destroy(), new Promise(resolve => { timer = setTimeout(resolve, CLOSE_WAIT) })])
     clearTimeout(timer)

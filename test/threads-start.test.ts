@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import Fastify from 'fastify'
 import backgroundTasks, { defineTask, type TaskHandle } from '../index'
-import { createApp } from './support/server'
+import { begun, createApp } from './support/server'
 import { folder, moduleFile } from './support/threads'
 
 // What happens while a thread starts, or instead of that, beside another one that has a task: neither gets what is the other's.
@@ -88,6 +88,22 @@ test('a thread that cannot be made fails its task, which does not run later, and
   })
   t.match(all, [{ state: 'completed', result: 1 }, { state: 'failed', error: { code: 'FST_BGT_THREAD_DIED' } }])
   t.same(lines, ['begun 1, of 1', 'end 1, of 1'])
+})
+
+test('nor does closing the application just after that leave a rejection behind', async t => {
+  const waits = defineTask('waits', moduleFile(t, 'export default (payload, { progress }) => new Promise(() => { progress(true) })'))
+  const { app } = await createApp(t, { tasks: [waits], threads: { max: 2 } })
+  await app.ready()
+  const first = app.backgroundTasks.add(waits)
+  await begun(app, first.id)
+  starting = file => {
+    starting = file => file
+    throw new Error(`no thread for ${file}`)
+  }
+  t.equal(await app.backgroundTasks.add(waits).settled(), 'failed')
+  // No thread is free by then.
+  t.equal(await first.cancel(), true)
+  await app.close()
 })
 
 test('a request that cannot be sent to its thread fails its task, and not the one that gets the thread then', async t => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
-import backgroundTasks, { type BackgroundTasksOptions, type Stats } from '../../index'
+import backgroundTasks, { type BackgroundTasksOptions, type Stats, type TaskDefinition } from '../../index'
 
 /** A line that the application has logged. */
 export interface LogLine {
@@ -54,6 +54,23 @@ export async function turns (count = 5): Promise<void> {
 /** Holds the main thread for some milliseconds. */
 export function block (ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
+}
+
+/** Resolves with the progress that the task of this id has told of, and so runs. */
+export async function begun (app: FastifyInstance, id: string): Promise<unknown> {
+  for (;;) {
+    const { progress } = (await app.backgroundTasks.find(id))!
+    if (progress !== undefined) return progress
+    await turns(1)
+  }
+}
+
+/** Runs a task and resolves with its result. */
+export async function resultOf<Result> (app: FastifyInstance, task: TaskDefinition<undefined, Result>): Promise<unknown> {
+  const handle = app.backgroundTasks.add(task)
+  const { id } = handle
+  await handle.settled()
+  return (await app.backgroundTasks.find(id))!.result
 }
 
 /**
