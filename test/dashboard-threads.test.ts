@@ -2,7 +2,7 @@ import { test } from 'tap'
 import { defineTask } from '../index'
 import { dashboard } from '../lib/dashboard'
 import { openStream } from './support/dashboard'
-import { createApp, listen, settled, turns } from './support/server'
+import { begun, createApp, listen, settled } from './support/server'
 import { moduleFile } from './support/threads'
 
 /* What the dashboard tells of tasks that run on threads. */
@@ -20,7 +20,7 @@ test('a task that waits for a thread waits, although it has its place among thos
   await app.register(dashboard, { prefix: '/tasks' })
   const { url } = await listen(app)
   const running = app.backgroundTasks.add(waits)
-  while ((await app.backgroundTasks.find(running.id))!.progress === undefined) await turns(1)
+  await begun(app, running.id)
   app.backgroundTasks.add({ name: 'queued' }, waits)
   await settled(app, { running: 2 })
   const { tasks, counts, taken } = await (await openStream(t, `${url}/tasks/events`)).first

@@ -2,7 +2,7 @@ import { stat } from 'node:fs'
 import { test } from 'tap'
 import { defineTask } from '../index'
 import { rawClient } from './support/client'
-import { block, createApp, listen, settled, signal, turns } from './support/server'
+import { begun, block, createApp, listen, resultOf, settled, signal, turns } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { moduleFile } from './support/threads'
 
@@ -105,20 +105,13 @@ test('what a signal gives a handler on a thread to end', async t => {
     }`))
   const where = defineTask<undefined, number>('where', moduleFile(t, "import { threadId } from 'node:worker_threads'\nexport default () => threadId"))
   const { app } = await createApp(t, { tasks: [ends, where], threads: { max: 1 } })
-  const thread = async () => {
-    const handle = app.backgroundTasks.add(where)
-    const { id } = handle
-    await handle.settled()
-    return (await app.backgroundTasks.find(id))!.result
-  }
-  const before = await thread()
+  const before = await resultOf(app, where)
   t.match(before, Number)
   const handle = app.backgroundTasks.add(ends)
-  const { id } = handle
-  while ((await app.backgroundTasks.find(id))!.progress === undefined) await turns(1)
+  await begun(app, handle.id)
   await handle.cancel()
   await turns(1)
   // A thread has 200 ms.
   block(300)
-  t.equal(await thread(), before, 'it goes on')
+  t.equal(await resultOf(app, where), before, 'it goes on')
 })

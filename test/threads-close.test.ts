@@ -3,13 +3,9 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { test } from 'tap'
 import { defineTask } from '../index'
-import { createApp, turns } from './support/server'
+import { begun, createApp, turns } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { compile, moduleFile, sources } from './support/threads'
-
-async function begun (app: Awaited<ReturnType<typeof createApp>>['app'], id: string): Promise<void> {
-  while ((await app.backgroundTasks.find(id))!.progress === undefined) await turns(1)
-}
 
 test('close waits for tasks on threads, and for those that wait for one', async t => {
   const task = defineTask<number>('task', moduleFile(t, `

@@ -1,7 +1,7 @@
 import { test } from 'tap'
 import { defineTask } from '../index'
 import { createDiApp } from './support/awilix'
-import { createApp, listen, settled } from './support/server'
+import { begun, createApp, listen, settled } from './support/server'
 import { moduleFile } from './support/threads'
 
 test('the context: id, name, attempt, request id', async t => {
@@ -33,12 +33,8 @@ test('progress can be seen while the task runs', async t => {
     }`))
   const { app } = await createApp(t, { tasks: [task] })
   const handle = app.backgroundTasks.add(task)
-  let info = await app.backgroundTasks.find(handle.id)
-  while (info!.progress === undefined) {
-    await new Promise(resolve => { setImmediate(resolve) })
-    info = await app.backgroundTasks.find(handle.id)
-  }
-  t.match(info, { state: 'running', progress: { page: 1 } })
+  await begun(app, handle.id)
+  t.match(await app.backgroundTasks.find(handle.id), { state: 'running', progress: { page: 1 } })
   t.equal(await handle.cancel(), true)
 })
 

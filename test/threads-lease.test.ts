@@ -5,7 +5,7 @@ import { runInNewContext } from 'node:vm'
 import { MessagePort } from 'node:worker_threads'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
-import { createApp, settled, signal, turns } from './support/server'
+import { block, createApp, settled, signal, turns } from './support/server'
 import { moduleFile } from './support/threads'
 
 // While tasks wait for a thread, it gets one after the other without going back to the pool: each is on its own all the same.
@@ -178,7 +178,7 @@ test('a thread whose task ends while the main thread is busy is not taken for he
   await turns()
   t.equal(await handles[3].cancel(), true)
   // It looks at the thread within this time, and finds what that said only afterwards.
-  setTimeout(() => setImmediate(() => { for (const end = Date.now() + 450; Date.now() < end;); }), 1_950)
+  setTimeout(() => setImmediate(() => { block(450) }), 1_950)
   await handles[2].settled()
   t.equal(await app.backgroundTasks.add(task, 0).settled(), 'completed')
   t.notOk(log.some(({ level }) => level >= 50))
@@ -220,7 +220,7 @@ test('what cannot be read on the main thread is passed over when the thread ends
   const handle = app.backgroundTasks.add(task)
   while (!log.some(({ msg }) => msg === 'begun')) await turns(1)
   // The event of the exit comes before those of the messages.
-  for (const end = Date.now() + 100; Date.now() < end;);
+  block(100)
   t.equal(await handle.settled(), 'failed')
   t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_THREAD_DIED' } })
 })

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { defineTask } from '../index'
-import { createApp, listen, settled, turns } from './support/server'
+import { begun, createApp, listen, settled } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { moduleFile } from './support/threads'
 
@@ -20,7 +20,7 @@ test('a full queue refuses tasks with 503, before the response is sent', async t
   })
   const { url } = await listen(app)
   const running = app.backgroundTasks.add(waits)
-  while ((await app.backgroundTasks.find(running.id))!.progress === undefined) await turns(1)
+  await begun(app, running.id)
   const queued = app.backgroundTasks.add(waits)
   t.equal((await fetch(url)).status, 200, 'one that runs is not in the queue')
   const response = await fetch(url)

@@ -2,7 +2,7 @@ import Module from 'node:module'
 import { dirname, join } from 'node:path'
 import { test, type Test } from 'tap'
 import { defineTask, type ThreadOptions } from '../index'
-import { createApp, turns } from './support/server'
+import { begun, createApp } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { moduleFile, typeScriptFile } from './support/threads'
 
@@ -77,7 +77,7 @@ test('tasks that were added before, and have all threads, do not hold up the sta
   const spin = defineTask('spin', moduleFile(t, "export default (payload, ctx) => { ctx.progress('begun'); for (;;); }"))
   const { app } = await createApp(t, { tasks: [spin], threads: { max: 1 } })
   const handle = app.backgroundTasks.add(spin)
-  while ((await app.backgroundTasks.find(handle.id))!.progress === undefined) await turns(1)
+  await begun(app, handle.id)
   await app.ready()
   t.equal(handle.state, 'running')
   t.equal(await handle.cancel(), true)

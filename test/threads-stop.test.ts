@@ -2,28 +2,11 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { test } from 'tap'
 import { defineTask } from '../index'
-import { block, createApp, settled, turns } from './support/server'
+import { begun, block, createApp, resultOf, settled, turns } from './support/server'
 import { moduleFile } from './support/threads'
 
 const WHERE = "import { threadId } from 'node:worker_threads'\nexport default async () => threadId"
 const SPIN = "export default (payload, ctx) => { ctx.progress('begun'); for (;;); }"
-
-/** Resolves when the task of this id has told of progress, and so runs. */
-async function begun (app: Awaited<ReturnType<typeof createApp>>['app'], id: string): Promise<unknown> {
-  for (;;) {
-    const { progress } = (await app.backgroundTasks.find(id))!
-    if (progress !== undefined) return progress
-    await turns(1)
-  }
-}
-
-/** Runs a task and resolves with its result. */
-async function resultOf (app: Awaited<ReturnType<typeof createApp>>['app'], task: ReturnType<typeof defineTask<undefined, unknown>>): Promise<unknown> {
-  const handle = app.backgroundTasks.add(task)
-  const { id } = handle
-  await handle.settled()
-  return (await app.backgroundTasks.find(id))!.result
-}
 
 test('at its timeout a handler that holds its thread is ended, thread and all', async t => {
   const spin = defineTask('spin', moduleFile(t, SPIN), { timeout: 20 })

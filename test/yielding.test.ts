@@ -1,10 +1,5 @@
 import { test } from 'tap'
-import { createApp, listen, settled, turns } from './support/server'
-
-function block (ms: number): void {
-  const end = performance.now() + ms
-  while (performance.now() < end);
-}
+import { block, createApp, listen, settled, turns } from './support/server'
 
 for (const [what, task] of [['sync', () => block(15)], ['async', async () => block(15)]] as const) {
   test(`between ${what} tasks that hold the thread, the event loop turns`, async t => {
