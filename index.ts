@@ -1,21 +1,23 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
-import { AppTasks, runInRequest } from './lib/app-tasks'
-import { deliverTo } from './lib/deliveries'
-import * as definitions from './lib/define-task'
-import { assertAwilixOrder, bridgeTo } from './lib/di-scope'
-import { drain } from './lib/drain'
-import * as errors from './lib/errors'
-import { loggable, resolveOptions, threadedDefinitions, type BackgroundTasksOptions } from './lib/options'
-import { requestLogs } from './lib/request-log'
-import { RequestTasks } from './lib/request-tasks'
-import { Runtime } from './lib/runtime'
-import { discard } from './lib/store'
-import { kHandled, kResolver, kTasks } from './lib/symbols'
-import { watchHandler } from './lib/trigger'
-import * as unrecoverable from './lib/unrecoverable-error'
+import { runInRequest } from './lib/collect/app-tasks'
+import { Exchange } from './lib/collect/exchange'
+import { watchHandler } from './lib/collect/handler'
+import { isOfSecondReply } from './lib/collect/held-reply'
+import { holdReplies } from './lib/collect/hold-replies'
+import { RequestTasks } from './lib/collect/request-tasks'
+import { assertAwilixOrder } from './lib/di/bridge'
+import { Application } from './lib/fastify/application'
+import { loggable } from './lib/fastify/options'
+import * as errors from './lib/shared/errors'
+import { kHandled, kResolver, kTasks } from './lib/shared/symbols'
+import * as unrecoverable from './lib/shared/unrecoverable-error'
+import * as definitions from './lib/task/define'
 import './types/fastify'
+import type { BackgroundTasksOptions } from './types/options'
 import type * as types from './types/public'
+
+type Done = () => void
 
 interface Slots {
   [kTasks]: null | FastifyReply | RequestTasks
@@ -23,116 +25,81 @@ interface Slots {
 
 const plugin = fp(backgroundTasks, { fastify: '5.x', name: 'fastify-background-tasks' })
 
-async function backgroundTasks (fastify: FastifyInstance, opts: BackgroundTasksOptions): Promise<void> {
+async function backgroundTasks (fastify: FastifyInstance, options: BackgroundTasksOptions): Promise<void> {
   if (fastify.hasDecorator('backgroundTasks')) throw new errors.FST_BGT_ALREADY_REGISTERED()
-  const options = resolveOptions(opts)
-  const runtime = new Runtime(options, fastify.log, requestLogs(fastify))
-  const app = new AppTasks(runtime)
-  const di = bridgeTo(fastify, runtime, options.asyncContext ? app.current : null)
-  runtime.door = app
-  runtime.di = di
+  const app = new Application(fastify, options)
+  const { di, settings } = app
 
-  fastify.decorate('backgroundTasks', app)
-  fastify.decorateRequest(kHandled as unknown as string, null)
-  fastify.decorateRequest(kResolver as unknown as string, null)
-  fastify.decorateRequest(kTasks as unknown as string, null)
+  fastify.decorate('backgroundTasks', app.tasks)
+  for (const slot of [kHandled, kResolver, kTasks]) fastify.decorateRequest(slot as unknown as string, null)
   fastify.decorateRequest('backgroundTasks', { getter: collectorOf })
 
   fastify.addHook('onRoute', watchHandler)
-  if (options.asyncContext) {
-    fastify.addHook('onRequest', backgroundTasksOnRequestContext)
-  } else if (di !== null) {
-    fastify.addHook('onRequest', backgroundTasksOnRequestDi)
-    fastify.addHook('onResponse', backgroundTasksOnResponseDi)
-  } else {
-    fastify.addHook('onRequest', backgroundTasksOnRequest)
-  }
-  if (runtime.threads !== null) fastify.addHook('onReady', backgroundTasksOnReadyThreads)
-  if (runtime.store !== null) {
-    fastify.addHook('onSend', backgroundTasksOnSend)
-    fastify.addHook('onReady', backgroundTasksOnReady)
-  }
+  fastify.addHook('onRequest', backgroundTasksOnRequest)
+  if (app.store !== null) holdReplies(fastify)
+  fastify.addHook('onResponse', backgroundTasksOnResponse)
   fastify.addHook('onError', backgroundTasksOnError)
+  // Ahead of the backend, which hands out tasks at once. A hook of its own has time of its own.
+  if (app.threads !== null) fastify.addHook('onReady', backgroundTasksOnReadyThreads)
+  if (app.store !== null) fastify.addHook('onReady', backgroundTasksOnReady)
   fastify.addHook('preClose', backgroundTasksPreClose)
   fastify.addHook('onClose', backgroundTasksOnClose)
   assertAwilixOrder(fastify, di)
-  fastify.log.debug({ backgroundTasks: loggable(options) }, 'background tasks registered')
+  fastify.log.debug({ backgroundTasks: loggable(settings) }, 'background tasks registered')
 
   function collectorOf (this: FastifyRequest): RequestTasks {
     const request = this as unknown as Slots
     const slot = request[kTasks]
     if (slot instanceof RequestTasks) return slot
     if (slot === null) throw new errors.FST_BGT_TOO_EARLY()
-    const tasks = di?.rejoin(this) ?? new RequestTasks(runtime, this, slot)
+    const tasks = di?.reattach(this) ?? new RequestTasks(app, this, new Exchange(this, slot, settings.abortGrace, di !== null))
     request[kTasks] = tasks
     return tasks
   }
 
-  function backgroundTasksOnRequest (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
+  function backgroundTasksOnRequest (request: FastifyRequest, reply: FastifyReply, done: Done): void {
     (request as unknown as Slots)[kTasks] = reply
-    next()
+    if (settings.asyncContext) return runInRequest(request, done)
+    di?.register(request)
+    done()
   }
 
-  function backgroundTasksOnRequestContext (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
-    (request as unknown as Slots)[kTasks] = reply
-    runInRequest(request, next)
+  // Starts the tasks, unless the end of the raw reply has been heard before.
+  function backgroundTasksOnResponse (request: FastifyRequest, reply: FastifyReply, done: Done): void {
+    const slot = (request as unknown as Slots)[kTasks]
+    if (slot instanceof RequestTasks) slot.exchange?.end()
+    else if (di !== null) di.answered(request, reply)
+    done()
   }
 
-  function backgroundTasksOnRequestDi (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
-    (request as unknown as Slots)[kTasks] = reply
-    di!.register(request)
-    next()
-  }
-
-  function backgroundTasksOnResponseDi (request: FastifyRequest, reply: FastifyReply, next: () => void): void {
-    di!.answered(request, reply)
-    next()
-  }
-
-  // A 2xx means stored: the reply waits until the backend has the request's tasks.
-  function backgroundTasksOnSend (request: FastifyRequest, reply: FastifyReply, payload: unknown, next: (error?: Error | null, payload?: unknown) => void): void {
-    const tasks = (request as unknown as Slots)[kTasks]
-    if (!(tasks instanceof RequestTasks) || tasks.durable === null || !tasks.durable.waiting) return next(null, payload)
-    const outcome = { statusCode: reply.statusCode, error: tasks.error, aborted: tasks.aborted }
-    tasks.durable.store(outcome).then(() => next(null, payload), error => {
-      discard(payload)
-      next(error)
-    })
-  }
-
-  // Ahead of the backend, which hands out tasks at once.
-  async function backgroundTasksOnReadyThreads (): Promise<void> {
-    await runtime.threads!.check(threadedDefinitions(options))
-  }
-
-  async function backgroundTasksOnReady (): Promise<void> {
-    await runtime.store!.open(fastify.log, runtime.logOf)
-    if (options.workerConcurrency !== 0) await runtime.store!.work(options.workerConcurrency, deliverTo(runtime))
-  }
-
-  function backgroundTasksOnError (request: FastifyRequest, _reply: FastifyReply, error: FastifyError, next: () => void): void {
+  function backgroundTasksOnError (request: FastifyRequest, reply: FastifyReply, error: FastifyError, done: Done): void {
     // Without a reply in the slot the error comes from a hook before ours, and there can be no tasks.
-    if ((request as unknown as Slots)[kTasks] !== null) (request.backgroundTasks as RequestTasks).fail(error)
-    next()
+    if ((request as unknown as Slots)[kTasks] !== null && !isOfSecondReply(reply, error)) (request.backgroundTasks as RequestTasks).fail(error)
+    done()
   }
 
-  // Between the close of the server and every other plugin's onClose there is no hook, but avvio has a place: what is
-  // handed to its own `onClose` last, which preClose is in time for, runs first.
-  function backgroundTasksPreClose (next: () => void): void {
-    const avvio = fastify as unknown as { onClose (fn: (instance: unknown, done: () => void) => void): void }
-    avvio.onClose((_instance, done) => { drain(runtime).then(done) })
-    next()
+  function backgroundTasksOnReadyThreads (): Promise<void> {
+    return app.startThreads()
   }
 
-  // The net below that: another plugin's preClose hook that fails keeps ours from being called.
+  function backgroundTasksOnReady (): Promise<void> {
+    return app.startBackend()
+  }
+
+  function backgroundTasksPreClose (done: Done): void {
+    app.drainFirst()
+    done()
+  }
+
+  // For a close whose preClose hooks end before ours, because that of another plugin fails.
   function backgroundTasksOnClose (): Promise<void> {
-    return drain(runtime)
+    return app.drain()
   }
 }
 
 /**
  * Fastify plugin: `request.backgroundTasks` collects tasks that run after the response has been sent, and
- * `app.backgroundTasks` is the application's own door to them.
+ * `app.backgroundTasks` is the application's own collector.
  */
 const fastifyBackgroundTasks = Object.assign(plugin, {
   default: plugin,
@@ -173,6 +140,8 @@ namespace fastifyBackgroundTasks {
   export type SettleMessage = types.SettleMessage
   export type RunOn = types.RunOn
   export type Stats = types.Stats
+  export type TransactionClient = types.TransactionClient
+  export type TransactionTaskOptions = types.TransactionTaskOptions
 }
 
 export = fastifyBackgroundTasks

@@ -7,7 +7,7 @@ import { BasicTracerProvider, ConsoleSpanExporter, SimpleSpanProcessor, type Spa
 import Fastify, { type FastifyInstance } from 'fastify'
 import { setTimeout as sleep } from 'node:timers/promises'
 import backgroundTasks from '../index'
-import { BackgroundTasksInstrumentation } from '../lib/otel'
+import { BackgroundTasksInstrumentation } from '../lib/observe/otel'
 
 /** What `NodeSDK` of @opentelemetry/sdk-node does in one call. */
 export function startTelemetry (exporter: SpanExporter): { fastifyOtel: FastifyOtelInstrumentation, tracerProvider: BasicTracerProvider } {

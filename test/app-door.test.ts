@@ -61,10 +61,10 @@ test('idle() waits for what follows the last task at once', async t => {
 
   const self = app.backgroundTasks.add({ signal: true }, () => {
     self.cancel()
-    follow('itself, which it called off')
+    follow('itself, which it cancelled')
   })
   await app.backgroundTasks.idle()
-  t.same(seen, ['one that waited for it to settle', 'itself, which it called off'])
+  t.same(seen, ['one that waited for it to settle', 'itself, which it cancelled'])
 })
 
 test('idle() inside a handler rejects instead of waiting for itself', async t => {
@@ -97,7 +97,7 @@ test('idle() waits for a response that is still being sent, but not for a releas
   await response
 })
 
-test('find tells what is known of a task whose id somebody has read', async t => {
+test('find returns the state of a task whose id has been read', async t => {
   const { app } = await createApp(t)
   const go = signal()
   const handle = app.backgroundTasks.add({ name: 'report', attempts: 2 }, async () => {

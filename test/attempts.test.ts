@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { UnrecoverableError } from '../index'
-import { backoffDelay } from '../lib/task-options'
+import { backoffDelay } from '../lib/shared/backoff'
 import { createApp, listen, settled } from './support/server'
 
 test('a task that fails is tried again, and meanwhile the others go on', async t => {

@@ -57,3 +57,17 @@ test('a listener to the signal cancels the task that is being cancelled', async 
   t.equal(await answer, false)
   await settled(app, { cancelled: 1 })
 })
+
+test('onError cancels the task whose predicate has failed', async t => {
+  const answers: Array<Promise<boolean>> = []
+  const { app } = await createApp(t, { onError: (_error, task) => { answers.push(task.cancel()) } })
+  app.get('/', async request => {
+    request.backgroundTasks.add({ runOn: () => { throw new Error('a predicate') } }, () => t.fail('must not run'))
+    request.backgroundTasks.add(() => {})
+    return 'x'
+  })
+  const { url } = await listen(app)
+  t.equal((await fetch(url)).status, 200)
+  await settled(app, { cancelled: 1, completed: 1 })
+  t.same(await Promise.all(answers), [true])
+})

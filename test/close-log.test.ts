@@ -68,7 +68,7 @@ test('nor does one that fails sooner: the close takes all its steps, and a faile
   t.match(await warned, [{ code: 'FST_BGT_LOG_FAILED', message: 'stub could not be closed; logging it failed' }])
 })
 
-test('a task is called off in its backend, whatever the logger does', async t => {
+test('a task is cancelled in its backend, whatever the logger does', async t => {
   const backend = new StubBackend()
   const task = defineTask('task', async () => {})
   const stream = { write (line: string) { if (line.includes('cancelled in the backend')) throw new Error('the disk is full') } }

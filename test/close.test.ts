@@ -61,7 +61,7 @@ test('while the tasks drain, the databases of plugins registered before and afte
   t.match(drained(log), [{ level: 30, backgroundTasks: { accepted: 5, completed: 5, failed: 0, pending: 0, running: 0 } }])
 })
 
-test('close waits for what runs, is in line, waits for its next attempt, or is delayed by less than closeTimeout', async t => {
+test('close waits for tasks that run, wait for their turn or next attempt, or are delayed by less than closeTimeout', async t => {
   const { app, log } = await createApp(t, { closeTimeout: 60_000 })
   const seen: string[] = []
   const [running, go] = [signal(), signal()]
@@ -90,7 +90,7 @@ test('close waits for what runs, is in line, waits for its next attempt, or is d
   t.same(unfinished(log), [])
 })
 
-test('what does not end is reported one by one, by name, id and request id, and given to onError', async t => {
+test('unfinished tasks are reported one by one, by name, id and request id, and given to onError', async t => {
   const errors: Array<[string | undefined, string, string | null]> = []
   const { app, log } = await createApp(t, {
     closeTimeout: 30,
@@ -155,7 +155,7 @@ test('on an application without a logger the unfinished reach stderr, as process
   t.match(warnings, [{ code: 'FST_BGT_CLOSE_TIMEOUT', message: "background task did not end before the application closed: 'later' (pending)" }])
 })
 
-test('a task delayed beyond closeTimeout is reported at once: nobody waits for what cannot end', async t => {
+test('a task delayed beyond closeTimeout is reported at once: close does not wait for it', async t => {
   const { app, log } = await createApp(t, { closeTimeout: 60_000 })
   const [begun, answer] = [signal(), signal()]
   app.get('/', async request => {
@@ -175,7 +175,7 @@ test('a task delayed beyond closeTimeout is reported at once: nobody waits for w
   t.match(unfinished(log), [{ task: { name: 'too late', state: 'pending' } }])
 })
 
-test('a function given up at close that ends later is no longer counted as abandoned', async t => {
+test('a function abandoned at close that ends later is no longer counted as abandoned', async t => {
   const { app } = await createApp(t, { closeTimeout: 10 })
   const go = signal()
   const handles = [

@@ -1,7 +1,7 @@
 import { test } from 'tap'
 import { defineTask } from '../index'
 import { dashboard } from '../lib/dashboard'
-import { openStream } from './support/dashboard'
+import { detailsAt, openStream, OWN_PAGE, tasksAt } from './support/dashboard'
 import { begun, createApp, listen, settled } from './support/server'
 import { moduleFile } from './support/threads'
 
@@ -23,11 +23,12 @@ test('a task that waits for a thread waits, although it has its place among thos
   await begun(app, running.id)
   app.backgroundTasks.add({ name: 'queued' }, waits)
   await settled(app, { running: 2 })
-  const { tasks, counts, taken } = await (await openStream(t, `${url}/tasks/events`)).first
+  const { totals, places } = await (await openStream(t, `${url}/tasks/events`)).first
+  const tasks = await tasksAt(`${url}/tasks`)
   t.match(tasks.find(({ name }) => name === 'waits'), { state: 'running' })
   t.match(tasks.find(({ name }) => name === 'queued'), { state: 'waiting', why: 'It waits for a free thread.', cancellable: true })
-  t.match(counts, { running: 1, waiting: 1 })
-  t.equal(taken, 2)
+  t.match(totals, { running: 1, waiting: 1 })
+  t.equal(places.taken, 2)
 })
 
 test('what a thread was given instead of a copy is not there to be run again; a copy is', async t => {
@@ -41,12 +42,12 @@ test('what a thread was given instead of a copy is not there to be run again; a 
   app.backgroundTasks.add({ name: 'moved' }, fail, { image: new Uint8Array(3).fill(1) })
   app.backgroundTasks.add({ name: 'copied' }, fail, { image: new Uint8Array(3).fill(2) })
   await settled(app, { failed: 2 })
-  const { failures: { added } } = await (await openStream(t, `${url}/tasks/events`)).first
-  const of = (name: string) => added.find(failure => failure.name === name)!
-  t.match(of('moved'), { error: 'Error: 3 bytes', again: false, payload: '{ image: Uint8Array(0) [] }' })
-  t.match(of('copied'), { error: 'Error: 3 bytes', again: true, payload: '{ image: Uint8Array(3) [ 2, 2, 2 ] }' })
-  const runAgain = async (id: string) => (await fetch(`${url}/tasks/tasks/${id}/run-again`, { method: 'POST', headers: { 'x-background-tasks-dashboard': '1' } })).json()
+  const failed = await tasksAt(`${url}/tasks`)
+  const of = (name: string) => failed.find(failure => failure.name === name)!
+  t.match(await detailsAt(`${url}/tasks`, of('moved').id), { error: 'Error: 3 bytes', again: false, payload: '{ image: Uint8Array(0) [] }', why: /its payload has moved/ })
+  t.match(await detailsAt(`${url}/tasks`, of('copied').id), { error: 'Error: 3 bytes', again: true, payload: '{ image: Uint8Array(3) [ 2, 2, 2 ] }', why: '' })
+  const runAgain = async (id: string) => (await fetch(`${url}/tasks/tasks/${id}/run-again`, { method: 'POST', headers: OWN_PAGE })).json()
   t.same(await runAgain(of('moved').id), { done: false })
-  t.same(await runAgain(of('copied').id), { done: true })
+  t.match(await runAgain(of('copied').id), { done: true, id: String })
   await settled(app, { failed: 3 })
 })

@@ -133,7 +133,7 @@ test('a definition that the application does not know is refused at add', async 
   t.equal(app.backgroundTasks.stats().accepted, 0)
 })
 
-test('defineTask refuses what makes no task', async t => {
+test('defineTask refuses arguments that make no task', async t => {
   t.throws(() => defineTask('', () => {}), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'name'/ })
   t.throws(() => defineTask(undefined as never, () => {}), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'name'/ })
   for (const options of [null, 5]) {
@@ -143,6 +143,7 @@ test('defineTask refuses what makes no task', async t => {
   t.throws(() => defineTask('task', 'handler' as never), { code: 'FST_BGT_INVALID_TASK', message: /received 'handler'/ })
   t.throws(() => defineTask('task', () => {}, { attempts: 0 }), { code: 'FST_BGT_INVALID_TASK_OPTION' })
   t.throws(() => defineTask('task', () => {}, { local: 1 } as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'local' must be a boolean, received 1/ })
-  t.throws(() => defineTask('task', () => {}, { signal: true } as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'signal' must be one of runOn, timeout, attempts, backoff, delay, key, local, transfer, received true/ })
+  t.throws(() => defineTask('task', () => {}, { singleArgument: 1 } as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'singleArgument' must be a boolean, received 1/ })
+  t.throws(() => defineTask('task', () => {}, { signal: true } as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'signal' must be one of runOn, timeout, attempts, backoff, delay, key, local, singleArgument, transfer, received true/ })
   t.throws(() => defineTask('task', () => {}, { retries: 3 } as never), { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'retries' must be one of runOn, .* transfer, received 3/ })
 })

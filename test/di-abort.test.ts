@@ -3,7 +3,7 @@ import { Readable } from 'node:stream'
 import { test } from 'tap'
 import { defineTask } from '../index'
 import { createDiApp, type Handle } from './support/awilix'
-import { answer, http2Client, rawClient } from './support/client'
+import { answer, http2Client, getAndLeave, rawClient } from './support/client'
 import { listen, settled, signal, turns } from './support/server'
 import { StubBackend } from './support/stub-backend'
 
@@ -26,17 +26,13 @@ test('a client that leaves before the handler has ended: the scope is disposed o
     request.backgroundTasks.add(() => { seen.push(`after, ${handle.use()}`) })
     return 'x'
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await started
-  client.leave()
+  await getAndLeave(t, app, started)
   await settled(app, { completed: 2 })
   t.same(seen, ['before, used', 'after, used'])
   t.same(handles.map(handle => handle.closed), [1])
 })
 
-test('a client that leaves before anything is added: the same', async t => {
+test('a client that leaves before any task is added: the same', async t => {
   const { app, handles } = await createDiApp(t)
   const { promise: gone, resolve: leave } = signal()
   const { promise: started, resolve: start } = signal()
@@ -49,11 +45,7 @@ test('a client that leaves before anything is added: the same', async t => {
     request.backgroundTasks.add(() => handle.use())
     return 'x'
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await started
-  client.leave()
+  await getAndLeave(t, app, started)
   await settled(app, { completed: 1 })
   t.same(handles.map(handle => handle.closed), [1])
 })
@@ -70,11 +62,7 @@ test('a client that leaves and a handler that fails then: the dropped tasks give
     await gone
     throw new Error('broken')
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await started
-  client.leave()
+  await getAndLeave(t, app, started)
   await settled(app, { dropped: 1 })
   t.same(handles.map(handle => handle.closed), [1])
 })
@@ -109,16 +97,12 @@ test('a client that leaves, where all tasks go to a backend', async t => {
     await gone
     return handle.use()
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await started
-  client.leave()
+  await getAndLeave(t, app, started)
   await settled(app, { stored: 1 })
   t.same(handles.map(handle => handle.closed), [1])
 })
 
-test('`disposeScopes: false` leaves that scope to those who dispose scopes on their own', async t => {
+test('`disposeScopes: false` leaves that scope to code that disposes scopes itself', async t => {
   const { app, handles } = await createDiApp(t, { disposeScopes: false }, { disposeOnResponse: false })
   const { promise: gone, resolve: leave } = signal()
   const { promise: started, resolve: start } = signal<FastifyRequest>()

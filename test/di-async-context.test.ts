@@ -83,17 +83,17 @@ for (const di of [false, true]) {
     const ran: string[] = []
     const states: string[] = []
     app.addHook('onError', async (request, _reply, error) => {
-      states.push(door.add({ runOn: 'failure' }, () => { ran.push(`${request.id} onError ${error.code}`) }).state)
+      states.push(door.add({ runOn: 'failure' }, () => { ran.push(`${request.id} onError ${error.statusCode}`) }).state)
     })
-    app.setErrorHandler(async (error: Error & { code: string }, request) => {
-      states.push(door.add(() => { ran.push(`${request.id} handler ${error.code}`) }).state)
+    app.setErrorHandler(async (error: Error & { statusCode: number }, request) => {
+      states.push(door.add(() => { ran.push(`${request.id} handler ${error.statusCode}`) }).state)
       return 'handled'
     })
     app.post('/', async () => 'x')
     const { url } = await listen(app)
     await fetch(url, { method: 'POST', body: '{ broken', headers: { 'content-type': 'application/json' } })
     await settled(app, { completed: 2 })
-    t.same(ran, ['req-1 onError FST_ERR_CTP_INVALID_JSON_BODY', 'req-1 handler FST_ERR_CTP_INVALID_JSON_BODY'])
+    t.same(ran, ['req-1 onError 400', 'req-1 handler 400'])
     t.same(states, ['collecting', 'collecting'])
   })
 
@@ -145,7 +145,7 @@ for (const di of [false, true]) {
   })
 }
 
-test('request scopes get nothing of their own: what resolves there is the one door', async t => {
+test('request scopes get nothing of their own: they resolve the object of the root container', async t => {
   const { app, container } = await createDiApp(t, { asyncContext: true }, { container: createContainer({ strict: true }) })
   container.register('mailer', asFunction(({ backgroundTasks }) => ({ backgroundTasks })).singleton())
   app.get('/', async request => {
@@ -160,7 +160,7 @@ test('request scopes get nothing of their own: what resolves there is the one do
   t.equal((await fetch(url)).status, 200)
 })
 
-test('scopes are leased as without it, and a defined task\'s scope gives the same door', async t => {
+test('scopes are leased as without it, and a defined task\'s scope gives the same object', async t => {
   const opened: Handle[] = []
   const task = defineTask('task', async (_payload: undefined, ctx) => {
     const scope = ctx.diScope!
@@ -185,7 +185,7 @@ test('scopes are leased as without it, and a defined task\'s scope gives the sam
   t.same(handles.indexOf(opened[0]!), 1, 'the task had a handle of its own')
 })
 
-test('applications that share a container, one after the other, each put their own door into it', async t => {
+test('applications that share a container, one after the other, each register their own object in it', async t => {
   const container = createContainer()
   for (let i = 0; i < 2; i++) {
     const app = Fastify()

@@ -138,3 +138,28 @@ test('close() does not wait for a disposer for ever, and says what it leaves', a
   const lines = log.filter(line => line.level === 50)
   t.same(lines.map(line => [line.reqId, line.err!.message]), ids.map(id => [id, 'it did not end before the application closed']))
 })
+
+for (const logger of [true, false]) {
+  test(`of many disposers that do not end, close() reports a hundred, and the number of the others, ${logger ? 'in the log' : 'by process warnings'}`, async t => {
+    const warnings: Array<{ code?: string, message: string }> = []
+    const onWarning = (warning: Error) => { warnings.push(warning) }
+    process.on('warning', onWarning)
+    t.teardown(() => process.off('warning', onWarning))
+    const container = withDisposer(() => new Promise(() => {}))
+    const { app, log } = await createDiApp(t, { closeTimeout: 20 }, { container, ...(!logger && { fastify: { logger: false } }) })
+    app.get('/', async request => {
+      request.diScope.resolve('fragile')
+      request.backgroundTasks.add(() => {})
+    })
+    for (let i = 0; i < 103; i++) await app.inject('/')
+    await settled(app, { completed: 103 })
+    await app.close()
+    await turns()
+    t.equal(app.backgroundTasks.stats().completed, 103)
+    const more = 'more DI scopes of background tasks were not disposed before the application closed'
+    const lines = log.filter(line => line.level === 50)
+    t.same([lines.length, warnings.length], logger ? [101, 0] : [0, 101])
+    if (logger) t.match(lines[100], { msg: more, count: 3 })
+    else t.match(warnings[100], { code: 'FST_BGT_DISPOSAL_FAILED', message: `${more}: 3` })
+  })
+}

@@ -2,9 +2,12 @@ import type { FastifyRequest } from 'fastify'
 import { once } from 'node:events'
 import { test } from 'tap'
 import { defineTask, type BackgroundTasks, type BackgroundTasksOptions } from '../index'
-import { lateAddWarning } from '../lib/report'
+import { lateAddWarning } from '../lib/observe/report'
 import { createDiApp, type Handle } from './support/awilix'
 import { listen, settled, signal, turns } from './support/server'
+import { StubBackend } from './support/stub-backend'
+import { until } from './support/until'
+import { noHandlerTimeout } from './support/versions'
 
 const handleOf = (request: FastifyRequest) => request.diScope.resolve<Handle>('handle')
 const tasksOf = (request: FastifyRequest) => request.diScope.resolve<BackgroundTasks>('backgroundTasks')
@@ -79,7 +82,7 @@ test('a handler that answers and goes on: tasks added then are disposed after', 
   t.same(handles.map(handle => handle.closed), [1])
 })
 
-test('a handler that outlives its timeout adds its first task', async t => {
+test('a handler that outlives its timeout adds its first task', { skip: noHandlerTimeout }, async t => {
   const { app, handles } = await createDiApp(t)
   const { promise: ended, resolve: end } = signal()
   app.addHook('onResponse', async () => { setImmediate(end) })
@@ -193,4 +196,13 @@ test("mode: 'capture' knows the request of a task that comes after it", async t 
   await app.inject('/')
   await tasksOf(request).add({ name: 'late' }, () => {}).settled()
   t.same(app.backgroundTasks.captured, [{ name: 'late', args: [], payload: undefined, requestId: request.id }])
+})
+
+test('a scope that is asked for the collector after the request takes tasks for the backend, too', async t => {
+  const task = defineTask('late', () => {})
+  const backend = new StubBackend()
+  const { request } = await oneRequest(t, () => {}, {}, { tasks: [task], backend, worker: false })
+  const scope = request.diScope
+  const handle = scope.resolve<BackgroundTasks>('backgroundTasks').add(task)
+  t.equal(await until('the task is stored', () => backend.written.length === 1 ? backend.written[0]![0]!.id : undefined), handle.id)
 })

@@ -24,7 +24,7 @@ test('the scope is disposed once, after the last task, which can use what the ha
   t.same(handles.map(handle => handle.closed), [1], 'one handle for the handler and its tasks')
 })
 
-test('what only a task resolves, from the scope or a service of it, is disposed too', async t => {
+test('services that only a task resolves, from the scope or a service of it, are disposed too', async t => {
   const { app, handles } = await createDiApp(t)
   app.get('/', async request => {
     request.backgroundTasks.add(async () => {
@@ -257,7 +257,7 @@ test('a task that has timed out keeps the scope until its function has really en
   t.same(handles.map(handle => handle.closed), [1])
 })
 
-test('a task that is cancelled while it runs does so too, and one that is left behind at close', async t => {
+test('a task that is cancelled while it runs does so too, and a task that is abandoned at close', async t => {
   const { app, handles } = await createDiApp(t, { closeTimeout: 20 })
   const { promise: release, resolve: finish } = signal()
   const uses: string[] = []

@@ -2,9 +2,9 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { channel, tracingChannel } from 'node:diagnostics_channel'
 import { test, type Test } from 'tap'
 import { defineTask, type TaskHandle } from '../index'
-import type { RunMessage, SettleMessage, TaskMessage } from '../lib/diagnostics'
 import { createApp, listen, settled, signal } from './support/server'
 import { StubBackend } from './support/stub-backend'
+import type { RunMessage, SettleMessage, TaskMessage } from '../types/messages'
 
 const PLAIN = ['add', 'drop', 'retry', 'abandon', 'settle']
 const RUN = ['start', 'end', 'asyncStart', 'asyncEnd', 'error']
@@ -193,7 +193,7 @@ test('two registrations can be told apart, and a subscriber may call a task off'
   t.same(seen.map(([, message]) => [message.app === app.backgroundTasks, (message as unknown as SettleMessage).state]).sort(), [[false, 'cancelled'], [false, 'cancelled'], [true, 'completed']].sort())
 })
 
-test('a subscriber that calls off the next task while a failure drops the rest', async t => {
+test('a subscriber that cancels the next task while a failure drops the rest', async t => {
   const { app } = await createApp(t, { onFailure: 'stop' })
   const handles: TaskHandle[] = []
   const onDrop = () => { handles[2]!.cancel() }

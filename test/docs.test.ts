@@ -6,7 +6,7 @@ import { errorCodes } from '../index'
 import { SURFACE } from './support/surface'
 
 /*
- * What the pages say is true of the project: their code is taken from the examples, which tests run, their links lead
+ * The pages agree with the project: their code is taken from the examples, which tests run, their links lead
  * somewhere, and the commands they name exist. A comment `// …`, alone on its line, stands for lines left out.
  */
 
@@ -17,7 +17,7 @@ const manifest = JSON.parse(read('package.json')) as { name: string, scripts: Re
 /** How the examples import the package, and how its users do. */
 const IMPORTS = Object.entries(manifest.exports).flatMap(([entry, target]) => typeof target === 'string'
   ? []
-  : [[`/${target.default.replace(/^\.\/dist\/|\.js$/g, '')}'`, `'${manifest.name}${entry.slice(1)}'`] as const])
+  : [[`/${target.default.replace(/^\.\/dist\/|(?<=\w\/.*)\/index(?=\.js)|\.js$/g, '')}'`, `'${manifest.name}${entry.slice(1)}'`] as const])
 
 function asUser (code: string): string {
   return code.replace(/'(?:\.\.\/)*\.\.(\/[^']+')/g, (whole, path) => IMPORTS.find(([own]) => own === path)?.[1] ?? whole)
@@ -56,14 +56,14 @@ function piecesOf (block: string): string[][] {
 
 test('the pages', async t => {
   const pages = [...(await readdir(root)), ...(await readdir(join(root, 'docs'))).map(file => `docs/${file}`)].filter(file => file.endsWith('.md'))
-  const tests = (await readdir(join(root, 'test'))).filter(file => file.endsWith('.test.ts')).map(file => read(`test/${file}`))
+  const tests = (await readdir(join(root, 'test'), { recursive: true })).filter(file => file.endsWith('.test.ts')).map(file => read(`test/${file}`))
   // An example counts if a test names it, or the folder that it is in.
   const isTested = (example: string) => {
     const path = (example.includes('/') ? dirname(example).split('/')[0] : example.replace(/\.ts$/, '')) as string
     return tests.some(text => text.includes(`examples/${path}`) || text.includes(`'${path}'`))
   }
   const examples = (await readdir(join(root, 'examples'), { recursive: true }))
-    .filter(file => /^(?!dist\/).*\.m?ts$/.test(file) && isTested(file))
+    .filter(file => /^(?!dist\/).*\.(?:m?ts|[mc]js)$/.test(file) && isTested(file))
     .map(file => asUser(read(`examples/${file}`)))
   t.ok(pages.includes('README.md') && pages.includes('docs/backends.md') && examples.length >= 10)
 
@@ -96,9 +96,9 @@ test('the page on TypeScript has all entries, and all types that users name', as
 
 test('the page on errors has all codes, and no other ones', async t => {
   const codes = [...new Set(read('docs/errors.md').match(/FST_BGT_\w+/g))]
-  const warnings = ['report', 'write-log'].flatMap(file => read(`lib/${file}.ts`).match(/(?<=')FST_BGT_\w+(?=')/g) ?? [])
+  const warnings = ['observe/report', 'shared/write-log'].flatMap(file => read(`lib/${file}.ts`).match(/(?<=')FST_BGT_\w+(?=')/g) ?? [])
     .filter(code => !Object.hasOwn(errorCodes, code))
-  t.same(codes.sort(), [...Object.keys(errorCodes), ...warnings].sort())
+  t.same(codes.sort(), [...new Set([...Object.keys(errorCodes), ...warnings])].sort())
 })
 
 test('CONTRIBUTING has all commands', async t => {

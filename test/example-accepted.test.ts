@@ -1,7 +1,7 @@
 import { test, type Test } from 'tap'
 import { build } from '../examples/accepted'
 import { bullmq } from '../lib/backends/bullmq'
-import { until } from './support/conformance'
+import { until } from './support/until'
 import { listen } from './support/server'
 import { noRedis, redis } from './support/services'
 

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import type { build as Build } from '../examples/distributed/app'
-import { until } from './support/conformance'
+import { until } from './support/until'
 import { listen } from './support/server'
 import { noRedis, redis } from './support/services'
 

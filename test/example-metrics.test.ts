@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { build } from '../examples/metrics'
-import { until } from './support/conformance'
+import { until } from './support/until'
 import { listen } from './support/server'
 
 test('metrics: what a scrape sees while a task runs, and when all have ended', async t => {

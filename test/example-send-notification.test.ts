@@ -27,7 +27,7 @@ test('a handler adds a notification', async t => {
   })
 })
 
-test('what a hook adds runs before what the handler adds', async t => {
+test('tasks of a hook run before tasks of the handler', async t => {
   const post = await start(t)
   t.same(await post('/send-notification-with-query/ada@example.com?q=fastify'), {
     status: 200,

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { build } from '../examples/tasks-in-a-file'
-import { until } from './support/conformance'
+import { until } from './support/until'
 import { listen } from './support/server'
 import { newFile, noSqlite } from './support/sqlite'
 

@@ -5,11 +5,11 @@ import { test } from 'tap'
 // Each example is run as its readers would: by its own runner, in a process of its own.
 for (const [runner, file, expected] of [
   ['tap', 'tap.test.ts', /^ok 3 - a task is a function/m],
-  ['node:test', 'node.test.ts', /# pass 3[^]*# fail 0/]
+  ['node:test', 'node.test.ts', /# pass 4[^]*# fail 0/]
 ] as const) {
   test(`the example of tests with ${runner} passes`, async t => {
     const { status, stdout, stderr } = spawnSync(process.execPath, [
-      // What lets this process load TypeScript.
+      // The loader of TypeScript.
       ...process.execArgv.filter(argument => argument.includes('@tapjs/typescript')),
       ...(runner === 'node:test' ? ['--test-reporter=tap'] : []),
       join(__dirname, '../examples/testing', file)

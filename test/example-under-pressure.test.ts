@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { build } from '../examples/under-pressure'
-import { until } from './support/conformance'
+import { until } from './support/until'
 import { listen, signal } from './support/server'
 
 test('while too many tasks wait, requests are refused and the status says so; afterwards all is well again', async t => {

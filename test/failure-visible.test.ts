@@ -78,6 +78,20 @@ test('without a logger a failure is a process warning, with the stack', async t 
   ])
 })
 
+test('a logger that has no level is a logger', async t => {
+  const lines: string[] = []
+  const write = (_fields: unknown, message?: string) => { if (message !== undefined) lines.push(message) }
+  const logger = { trace () {}, debug () {}, info () {}, warn () {}, error: write, fatal () {}, silent () {}, child: () => logger }
+  const app = Fastify({ forceCloseConnections: true, loggerInstance: logger as never })
+  t.teardown(() => app.close())
+  await app.register(backgroundTasks)
+  const onWarning = (warning: Error) => t.fail(warning.message)
+  process.on('warning', onWarning)
+  t.teardown(() => process.off('warning', onWarning))
+  t.equal(await app.backgroundTasks.add(() => { throw new Error('boom') }).settled(), 'failed')
+  t.same(lines, ['background task failed'])
+})
+
 test('a logger that the user has silenced stays silent', async t => {
   const app = Fastify({ forceCloseConnections: true, logger: { level: 'silent' } })
   t.teardown(() => app.close())

@@ -76,7 +76,7 @@ test('cancel() of a task that waits takes it away at once', async t => {
   }
 })
 
-test('cancelling every task of a request before its response leaves nothing behind', async t => {
+test('after the cancellation of every task of a request before its response, no task is left', async t => {
   const { app } = await createApp(t)
   app.get('/', async request => {
     await request.backgroundTasks.add(() => t.fail('must not run')).cancel()

@@ -1,8 +1,8 @@
 import { stat } from 'node:fs'
 import { test } from 'tap'
 import { defineTask } from '../index'
-import { rawClient } from './support/client'
-import { begun, block, createApp, listen, resultOf, settled, signal, turns } from './support/server'
+import { getAndLeave } from './support/client'
+import { begun, block, createApp, resultOf, settled, signal, turns } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { moduleFile } from './support/threads'
 
@@ -47,7 +47,7 @@ test('closeTimeout', async t => {
   t.equal(handle.state, 'completed')
 })
 
-test('what a signal gives a task to end, when closeTimeout is over', async t => {
+test('the grace of a task after its signal has aborted at closeTimeout', async t => {
   const { app } = await createApp(t, { closeTimeout: 10 * TIME })
   const handle = app.backgroundTasks.add({ signal: true }, async (signal: AbortSignal) => {
     await new Promise(resolve => { signal.addEventListener('abort', resolve) })
@@ -88,15 +88,11 @@ test('abortGrace', async t => {
     await answerWhileHeld()
     throw new Error('no such order')
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await begun.promise
-  client.leave()
+  await getAndLeave(t, app, begun.promise)
   await settled(app, { dropped: 1 })
 })
 
-test('what a signal gives a handler on a thread to end', async t => {
+test('the grace of a handler on a thread after its signal has aborted', async t => {
   const ends = defineTask('ends', moduleFile(t, `
     import { once } from 'node:events'
     export default async (payload, { signal, progress }) => {

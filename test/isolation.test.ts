@@ -88,3 +88,9 @@ test('requests do not wait for each other', async t => {
   release[0]!()
   await settled(app, { completed: 2 })
 })
+
+test('a task may return anything, null too', async t => {
+  const { app } = await createApp(t)
+  const handles = [null, undefined, 0, '', { then: 1 }].map(value => app.backgroundTasks.add(() => value))
+  t.same(await Promise.all(handles.map(handle => handle.settled())), handles.map(() => 'completed'))
+})

@@ -75,3 +75,25 @@ test('outside a request a key has no meaning', async t => {
   app.backgroundTasks.add({ key: 'a' }, () => {})
   await settled(app, { completed: 2 })
 })
+
+test('with as many tasks pending as maxPending allows, a request may still replace its own, and only that', async t => {
+  const { app } = await createApp(t, { maxPending: 2 })
+  const ran: string[] = []
+  app.get('/', async request => {
+    const { backgroundTasks } = request
+    backgroundTasks.add({ key: 'a' }, () => { ran.push('first') })
+    backgroundTasks.add(() => { ran.push('other') })
+    backgroundTasks.add({ key: 'a' }, () => { ran.push('second') })
+    const third = backgroundTasks.add({ key: 'a' }, () => { ran.push('third') })
+    t.throws(() => backgroundTasks.add({ key: 'b' }, () => {}), { code: 'FST_BGT_OVERLOADED' })
+    t.throws(() => backgroundTasks.add(() => {}), { code: 'FST_BGT_OVERLOADED' })
+    t.throws(() => app.backgroundTasks.add({ key: 'a' }, () => {}), { code: 'FST_BGT_OVERLOADED' })
+    await third.cancel()
+    backgroundTasks.add({ key: 'b' }, () => { ran.push('b') })
+    t.throws(() => backgroundTasks.add({ key: 'a' }, () => {}), { code: 'FST_BGT_OVERLOADED' }, 'the key is nobody\'s any more')
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+  await settled(app, { completed: 2, replaced: 2, cancelled: 1 })
+  t.same(ran, ['other', 'b'])
+})

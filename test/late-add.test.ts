@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { lateAddWarning } from '../lib/report'
+import { lateAddWarning } from '../lib/observe/report'
 import { createApp, listen, settled, signal } from './support/server'
 
 test('a task may add tasks: they join the run, in order, without a warning', async t => {

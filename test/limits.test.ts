@@ -53,7 +53,7 @@ test('a task that waits for its next attempt takes no place', async t => {
   await handle.cancel()
 })
 
-test('maxPending: one more is refused aloud with 503 and Retry-After, and none is lost', async t => {
+test('maxPending: a further task is refused with 503 and Retry-After, and none is lost', async t => {
   const { app } = await createApp(t, { maxPending: 2 })
   const go = signal()
   let ran = 0

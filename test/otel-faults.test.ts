@@ -4,7 +4,7 @@ import { AlwaysOnSampler, BasicTracerProvider, type Sampler, type SpanProcessor 
 import { runInNewContext } from 'node:vm'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
-import { currentCarrier, withCarrier } from '../lib/propagation'
+import { currentCarrier, withCarrier } from '../lib/observe/propagation'
 import { createApp, settled, signal } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { isParent, telemetry } from './support/telemetry'
@@ -147,7 +147,7 @@ test('disabled while tasks run: none of them is in flight any more, and their sp
   t.same([await inFlight('running'), await inFlight('abandoned')], [0, 0])
   t.same(spans().map(({ name }) => name).sort(), ['process abandoned', 'process running', 'send on its way'])
   t.equal(span('process running').attributes['background_task.outcome'], undefined)
-  // What was on its way then is none of its business any more.
+  // Spans that were open then are not its own any more.
   instrumentation.enable()
   gate.resolve()
   t.same(await Promise.all([running.settled(), stored.settled()]), ['completed', 'stored'])

@@ -7,9 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import backgroundTasks, { defineTask, type BackgroundTasksOptions, type TaskHandle } from '../index'
 import { bullmq } from '../lib/backends/bullmq'
-import { BackgroundTasksInstrumentation } from '../lib/otel'
-import { currentCarrier, withCarrier } from '../lib/propagation'
-import { until } from './support/conformance'
+import { BackgroundTasksInstrumentation } from '../lib/observe/otel'
+import { currentCarrier, withCarrier } from '../lib/observe/propagation'
+import { until } from './support/until'
 import { listen, settled, signal } from './support/server'
 import { noRedis, redis } from './support/services'
 import { StubBackend } from './support/stub-backend'
@@ -328,7 +328,7 @@ test('the carrier of an attempt goes to another thread or process, and is active
   app.backgroundTasks.add(async function dispatch () {
     const carrier = currentCarrier()
     t.match(carrier, { traceparent: /^00-[\da-f]{32}-[\da-f]{16}-01$/ })
-    // What a thread has of this is what can be sent to it.
+    // A thread gets the part that can be cloned.
     const sent = structuredClone(carrier)
     await context.with(ROOT_CONTEXT, async () => {
       t.equal(trace.getActiveSpan(), undefined)
@@ -355,10 +355,10 @@ test('a subscriber to the start of a run that calls the task off', async t => {
   start.subscribe(onStart)
   t.teardown(() => start.unsubscribe(onStart))
   const aborted = signal()
-  app.backgroundTasks.add({ signal: true, name: 'called off' }, async (signal: AbortSignal) => { if (signal.aborted) aborted.resolve() })
+  app.backgroundTasks.add({ signal: true, name: 'cancelled' }, async (signal: AbortSignal) => { if (signal.aborted) aborted.resolve() })
   await aborted.promise
   await settled(app, { cancelled: 1 })
-  t.equal(telemetry_.span('process called off').attributes['background_task.outcome'], 'cancelled')
+  t.equal(telemetry_.span('process cancelled').attributes['background_task.outcome'], 'cancelled')
 })
 
 test('enabled while tasks are on their way, and disabled again', async t => {

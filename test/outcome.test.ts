@@ -182,3 +182,20 @@ test('an onSend hook that fails for the error page too: the first error is the o
   t.ok(errors > 1)
   t.equal(seen[0]!.error?.message, 'onSend 1')
 })
+
+for (const thrown of [new Error('boom'), undefined]) {
+  test(`a handler that throws ${thrown === undefined ? 'nothing' : 'an error'} after it has written to the raw reply has failed`, async t => {
+    const { app } = await createApp(t)
+    const ran: string[] = []
+    app.setErrorHandler((_error, _request, reply) => { reply.raw.end(', the last part') })
+    app.get('/', async (request, reply) => {
+      addAll(request, ran, [])
+      reply.raw.write('the first part')
+      throw thrown
+    })
+    const { url } = await listen(app)
+    t.equal(await (await fetch(url)).text(), 'the first part, the last part')
+    await settled(app, { completed: 2, dropped: 3 })
+    t.same(ran, ['failure', 'always'])
+  })
+}

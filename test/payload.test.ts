@@ -6,7 +6,7 @@ import { createApp } from './support/server'
 
 const task = defineTask('task', async (payload: unknown) => payload)
 
-test('what JSON would change is refused at add, with the path to it', async t => {
+test('a value that JSON would change is refused at add, with its path', async t => {
   const { app } = await createApp(t, { tasks: [task] })
   const cycle: Record<string, unknown> = { name: 'a' }
   cycle.list = [{ back: cycle }]
@@ -54,7 +54,7 @@ test('what JSON would change is refused at add, with the path to it', async t =>
   t.equal(app.backgroundTasks.stats().accepted, 0)
 })
 
-test('what JSON keeps comes out as it went in', async t => {
+test('a value that JSON keeps comes out unchanged', async t => {
   const { app } = await createApp(t, { tasks: [task] })
   const shared = { a: 1 }
   for (const payload of [
@@ -65,5 +65,47 @@ test('what JSON keeps comes out as it went in', async t => {
     const { id } = handle
     await handle.settled()
     t.strictSame(JSON.stringify((await app.backgroundTasks.find(id))?.result), JSON.stringify(payload))
+  }
+})
+
+test('a payload that is too large is refused at add, and the largest one is not', async t => {
+  const { app } = await createApp(t, { tasks: [task] })
+  const text = 'x'.repeat(2 ** 24 - 2)
+  t.equal(await app.backgroundTasks.add(task, text).settled(), 'completed')
+  t.throws(() => app.backgroundTasks.add(task, `${text}x`), {
+    code: 'FST_BGT_PAYLOAD_TOO_LARGE',
+    message: /'task' must be at most 16777216 characters of JSON, received 16777217/
+  })
+})
+
+test('the time to check a payload grows with its size, not with its depth', async t => {
+  const { app } = await createApp(t, { tasks: [task] })
+  const list = Array.from({ length: 50_000 }, () => [])
+  let deep: unknown = list
+  for (let i = 0; i < 2_000; i++) deep = [deep]
+  const msToAdd = (payload: unknown) => {
+    const begin = performance.now()
+    app.backgroundTasks.add({ delay: 60_000 }, task, payload)
+    return performance.now() - begin
+  }
+  const ratios = Array.from({ length: 11 }, () => {
+    const flat = msToAdd(list)
+    return msToAdd(deep) / flat
+  }).sort((a, b) => a - b)
+  t.ok(ratios[5]! < 3, `the same list 2,000 deep takes ${ratios[5]!.toFixed(1)} times as long`)
+})
+
+test('a cycle is found however deep it begins', async t => {
+  const { app } = await createApp(t, { tasks: [task] })
+  for (const [above, within] of [[0, 0], [0, 40], [40, 0], [40, 40], [14, 1], [15, 1], [16, 1]] as const) {
+    const cycle: Record<string, unknown> = {}
+    let inner = cycle
+    for (let i = 0; i < within; i++) inner = inner.in = {} as Record<string, unknown>
+    inner.back = cycle
+    let payload: unknown = cycle
+    // An object that the walk has left is no parent any more.
+    const shared = {}
+    for (let i = 0; i < above; i++) payload = [shared, [shared], payload]
+    t.throws(() => app.backgroundTasks.add(task, payload), { code: 'FST_BGT_INVALID_PAYLOAD', message: `payload${'[2]'.repeat(above)}${'.in'.repeat(within)}.back received a cycle` }, `${above} + ${within}`)
   }
 })

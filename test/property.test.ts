@@ -5,7 +5,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { test } from 'tap'
 import backgroundTasks, { defineTask, UnrecoverableError, type AppBackgroundTasks, type BackgroundTasks, type TaskContext, type TaskOptions } from '../index'
-import { lateAddWarning } from '../lib/report'
+import { lateAddWarning } from '../lib/observe/report'
 import { Model, RequestRecord, TaskRecord } from './support/model'
 import { programs, type Program, type RequestProgram, type Step } from './support/program'
 import { signal, turns } from './support/server'
@@ -18,7 +18,7 @@ const seed = Number(PROPERTY_SEED)
 /** A hang is a failure. Far longer than any program takes, so that no busy machine makes one of it. */
 const DEADLINE = 15_000
 
-/** What must be garbage once a program is over, although its application and the handles of its tasks are kept. */
+/** Objects that must be garbage after a program, although its application and the handles of its tasks are kept. */
 interface Kept {
   app: FastifyInstance
   tasks: TaskRecord[]
@@ -258,7 +258,7 @@ class Run {
   #add ({ task: program }: Step & { do: 'add' }, request: RequestRecord | null, door: Door): void {
     const model = this.#model
     const task = new TaskRecord(model, program, request)
-    const options: TaskOptions = {
+    const options: Omit<TaskOptions, 'dedupe'> = {
       runOn: program.runOn.startsWith('predicate') ? outcome => predicate(model, task, outcome) : program.runOn as 'success',
       timeout: program.timeout,
       attempts: program.attempts,
@@ -266,11 +266,11 @@ class Run {
       backoff: program.exponential ? { type: 'exponential', delay: program.backoff } : program.backoff
     }
     if (program.key !== null) options.key = program.key
-    const wasFull = model.isFull
+    const wasFull = model.isFullFor(task)
     this.#adding = task
     try {
       task.handle = program.kind === 'defined'
-        ? door.add(options as TaskOptions & { signal?: never }, this.#defined, { number: task.number })
+        ? door.add(options as Omit<TaskOptions, 'signal'>, this.#defined, { number: task.number })
         : door.add({ ...options, signal: program.signal as true }, work, this.#work(task, request, door))
     } catch (error) {
       model.refused(error as FastifyError, wasFull)
@@ -304,13 +304,13 @@ class Run {
   work ({ task, request, door }: Work, signal: AbortSignal | undefined): unknown {
     const model = this.#model
     const { program } = task
-    model.begins(task)
+    const attempt = model.begins(task)
     if (task.attempts.length === 1) for (const step of program.nested) this.#step(step, request, () => door)
     const end = () => {
       const error = task.attempts.length > program.failures
         ? null
         : program.unrecoverable ? new UnrecoverableError('for good') : new ExpectedError('for now')
-      model.ends(task, error === null ? 'ok' : program.unrecoverable ? 'unrecoverable' : 'error')
+      model.ends(task, attempt, error === null ? 'ok' : program.unrecoverable ? 'unrecoverable' : 'error')
       if (error !== null) throw error
     }
     if (program.kind === 'sync' && program.way === 'short') return end()
@@ -342,7 +342,7 @@ class Run {
   }
 }
 
-/** What all tasks that are plain functions run: one that held anything of its own would keep it as long as the handle. */
+/** The one function of all plain tasks: a closure for each would live as long as its handle. */
 function work (work: Work, signal?: AbortSignal): unknown {
   return work.run.work(work, signal)
 }

@@ -55,6 +55,7 @@ test('a request that Fastify refuses before routing has no collector', async t =
   })
   t.teardown(() => app.close())
   await app.register(backgroundTasks)
+  app.get('/:name', async () => 'x')
   const response = await app.inject('/%world')
   t.equal(response.statusCode, 400)
   t.ok(error)

@@ -1,14 +1,15 @@
-import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
-import type { Database, NodeSqlite } from '../lib/backends/node-sqlite'
+import type { Database, NodeSqlite } from '../lib/backends/sqlite/node-sqlite'
 import { sqlite } from '../lib/backends/sqlite'
-import { checkHeader, prepareSchema } from '../lib/backends/sqlite-file'
+import { checkHeader, prepareSchema } from '../lib/backends/sqlite/file'
 import { createApp, signal } from './support/server'
 import { newFile, noSqlite, rawConnection } from './support/sqlite'
+import { until } from './support/until'
 
-// What an application finds in its file when it starts.
+// The file as an application finds it at the start.
 
 const task = defineTask('task', async (n: number) => n)
 
@@ -43,6 +44,20 @@ test('a file is made, and is alone when nobody has it open', { skip: noSqlite },
   await app.close()
   t.ok(existsSync(file))
   t.notOk(existsSync(`${file}-wal`))
+})
+
+test('a file that is made is for its owner alone, and so is what stands beside it; one that is there keeps its mode', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const modeOf = (path: string) => (statSync(path).mode & 0o777).toString(8)
+  let app = await startsWith(t, file)
+  await app.backgroundTasks.add(task, 1).settled()
+  for (const path of [file, `${file}-wal`, `${file}-shm`]) t.equal(modeOf(path), '600', path)
+  await app.close()
+  chmodSync(file, 0o640)
+  app = await startsWith(t, file)
+  await app.backgroundTasks.add(task, 1).settled()
+  for (const path of [file, `${file}-wal`, `${file}-shm`]) t.equal(modeOf(path), '640', path)
+  await app.close()
 })
 
 test('an empty file is filled', { skip: noSqlite }, async t => {
@@ -148,7 +163,7 @@ test('an application that does not wait so long for its start lets go of the fil
   other.exec('COMMIT')
   other.close()
   // The last one that closes it removes these.
-  while (existsSync(`${file}-wal`)) await new Promise(resolve => { setTimeout(resolve, 5) })
+  await until('the file is closed', () => !existsSync(`${file}-wal`))
 })
 
 /** The locks that this process has on a file. */
@@ -224,4 +239,25 @@ test('where SQLite takes no URL, as before Node 22.15, a file is looked at all t
   t.equal(checkHeader(sqlite, file), false)
   writeFileSync(file, 'dear diary')
   t.throws(() => checkHeader(sqlite, file), /is not a file of SQLite/)
+})
+
+test('what a long reader has made of the write-ahead log goes when it has gone', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const large = defineTask('large', async (text: string) => text.length)
+  const { app } = await createApp(t, { tasks: [large], backend: sqlite({ file }), worker: false })
+  await app.ready()
+  const reader = rawConnection(file)
+  t.teardown(() => reader.close())
+  reader.exec('BEGIN; SELECT * FROM tasks')
+  const size = () => statSync(`${file}-wal`).size
+  const store = async (count: number, text: string) => {
+    for (let i = 0; i < count; i++) app.backgroundTasks.add(large, text)
+    await app.backgroundTasks.flush()
+  }
+  for (let i = 0; i < 12; i++) await store(20, 'x'.repeat(100_000))
+  t.ok(size() > 20_000_000, `${size()} bytes while it reads`)
+  reader.exec('COMMIT')
+  // The first write copies the log to the file, the next one begins it anew.
+  for (let i = 0; i < 2; i++) await store(1, '')
+  t.ok(size() <= 8_388_608, `${size()} bytes afterwards`)
 })

@@ -104,3 +104,10 @@ test('there is no DI scope on a thread, and asking for it says so', async t => {
   await settled(app, { failed: 1 })
   t.match(log.find(({ msg }) => msg === 'background task failed'), { err: { code: 'FST_BGT_NO_DI_SCOPE', message: /'task' received a call on a worker thread/ } })
 })
+
+test('a field that has a JSON of its own, such as a URL, is logged as that', async t => {
+  const task = defineTask('task', moduleFile(t, "export default (payload, { log }) => log.info({ url: new URL('http://localhost/a') }, 'fetched')"))
+  const { app, log } = await createApp(t, { tasks: [task] })
+  await app.backgroundTasks.add(task).settled()
+  t.equal(log.find(({ msg }) => msg === 'fetched')!.url, 'http://localhost/a')
+})

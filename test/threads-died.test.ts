@@ -38,7 +38,7 @@ test('an uncaught exception', t => check(t, `
 test('an unhandled rejection', t => check(t, `
   export default () => new Promise(() => { Promise.reject(new Error('not awaited')) })`, { cause: { message: 'not awaited' } }))
 
-test('a thread that throws what is no error', t => check(t, `
+test('a thread that throws a value that is no error', t => check(t, `
   export default () => new Promise(() => { setImmediate(() => { throw 'text' }) })`, { message: /received 'text'/ }))
 
 test('out of memory', t => check(t, `
@@ -79,7 +79,7 @@ test('a task that has ended is not failed by the end of its thread, which is log
   await settled(app, { completed: 2 })
 })
 
-test('nor by one that comes between its result and the next task', async t => {
+test('nor by an end between its result and the next task', async t => {
   const exits = defineTask<undefined, { n: number }>('exits', moduleFile(t, `
     export default () => ({ get n () { queueMicrotask(() => process.exit(5)); return 1 } })`))
   const { app, log } = await createApp(t, { tasks: [exits] })
@@ -89,7 +89,7 @@ test('nor by one that comes between its result and the next task', async t => {
   t.match(await endOfThread(log), { level: 50, err: { message: 'worker exited with code: 5' } })
 })
 
-test('nor by one that a busy main thread hears of together with the result', async t => {
+test('nor by an end that a busy main thread handles together with the result', async t => {
   const file = moduleFile(t, '', 'txt')
   const leaves = defineTask<undefined, number>('leaves', moduleFile(t, `
     import { writeFileSync } from 'node:fs'
@@ -126,7 +126,7 @@ test('tasks that come to an idle thread while it ends run on another one', async
   t.same([...states], ['completed'])
 })
 
-test('nor is one whose module is being loaded by another thread', async t => {
+test('a task whose module loads on one thread is not failed by the end of another thread', async t => {
   const file = moduleFile(t, '', 'txt')
   const loading = JSON.stringify(`${file}.loading`)
   const ended = `${file}.ended`

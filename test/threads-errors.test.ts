@@ -3,7 +3,7 @@ import { defineTask, type BackgroundTasksOptions, type DefinitionOptions } from 
 import { createApp, settled } from './support/server'
 import { moduleFile } from './support/threads'
 
-/** What `onError` gets of a task that throws on a thread. */
+/** The error in `onError` of a task that throws on a thread. */
 async function thrownBy (t: Test, text: string, options: DefinitionOptions = {}) {
   const errors: any[] = []
   const task = defineTask('task', moduleFile(t, text), options)
@@ -47,7 +47,7 @@ test('an error without a stack, and one whose causes go round in a circle', asyn
   t.equal(depth, 9)
 })
 
-test('an error of another realm is an error too; one that cannot be read says so', async t => {
+test('an error of another realm is an error too; an unreadable one says so', async t => {
   const foreign = await thrownBy(t, `
     import { runInNewContext } from 'node:vm'
     export default () => runInNewContext("null.x")`)
@@ -71,7 +71,7 @@ test('UnrecoverableError ends the attempts', async t => {
   t.match(error, { name: 'UnrecoverableError', message: 'no use' })
 })
 
-test('a result that cannot leave the thread fails the task, with a code', async t => {
+test('a result that cannot be cloned fails the task, with a code', async t => {
   t.match(await thrownBy(t, 'export default async () => ({ fn () {} })'), {
     code: 'FST_BGT_UNCLONABLE', message: /^The result of the background task 'task' must be .* received .*could not be cloned/
   })

@@ -1,11 +1,11 @@
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
 import { test, type Test } from 'tap'
-import type { ThreadMessage, ThreadRequest } from '../lib/thread-messages'
-import run, { check } from '../lib/thread-worker'
-import { encodeThrown } from '../lib/thrown'
+import type { ThreadMessage, ThreadRequest } from '../lib/threads/messages'
+import run, { check } from '../lib/threads/worker'
+import { encodeThrown } from '../lib/threads/thrown'
 import { moduleFile, typeScriptFile } from './support/threads'
 
-// What runs inside a thread, on this one: a debugger, and the coverage, see it here.
+// The code of a thread, run on the main one, where the coverage sees it.
 
 let number = 0
 
@@ -56,7 +56,7 @@ test('a result that is no object', async t => {
   }
 })
 
-test('an error, and a result that cannot leave', async t => {
+test('an error, and a result that cannot be cloned', async t => {
   t.match(await attempt(t, 'export default () => { throw Object.assign(new Error("boom"), { code: "E" }) }'), [
     { type: 'arrived' }, { type: 'failed', thrown: { kind: 'error', message: 'boom', fields: { code: 'E' } } }
   ])
@@ -67,7 +67,7 @@ test('an error, and a result that cannot leave', async t => {
   t.match(await attempt(t, 'export const none = 1'), [{ type: 'arrived' }, { type: 'failed', thrown: { fields: { code: 'FST_BGT_INVALID_MODULE' } } }])
 })
 
-test('the signal, whose reason goes back as what it is', async t => {
+test('the signal, whose reason comes back as the same object', async t => {
   const text = `
     import { once } from 'node:events'
     export default async (payload, { signal, progress }) => {
@@ -85,7 +85,7 @@ test('the signal, whose reason goes back as what it is', async t => {
   t.match(said, [{ type: 'arrived' }, { type: 'progress' }, { type: 'failed', thrown: { kind: 'error', message: 'aborted', nested: { cause: { kind: 'reason' } } } }])
 })
 
-test('an attempt that is given up while its module loads does not begin', async t => {
+test('an attempt that is aborted while its module loads does not begin', async t => {
   const text = `
     import { setTimeout as sleep } from 'node:timers/promises'
     await sleep(100)
@@ -101,7 +101,7 @@ test('an attempt that has ended before it came to a thread does not begin', asyn
   t.notOk('ranAfterItsEnd' in globalThis)
 })
 
-test('a thread that stays runs what follows through the channel, until it is to leave', async t => {
+test('a thread that stays runs the attempts that follow through the channel, until it is to return', async t => {
   const { port1, port2 } = new MessageChannel()
   const begun = new Int32Array(new SharedArrayBuffer(4))
   const said: unknown[] = []
@@ -111,8 +111,8 @@ test('a thread that stays runs what follows through the channel, until it is to 
   let sent = 0
   port1.on('message', message => {
     said.push({ ...message, begun: begun[0] - first })
-    // What may be something that cannot be read is followed by what can.
-    if (message.type !== 'failed') port1.postMessage(sent++ < 2 ? { type: 'run', request: request(sent) } : { type: 'leave' })
+    // A value that cannot be read is followed by one that can.
+    if (message.type !== 'failed') port1.postMessage(sent++ < 2 ? { type: 'run', request: request(sent) } : { type: 'return' })
   })
   await run({ ...request(0), channel: { port: port2, begun } })
   t.match(said, [
@@ -198,7 +198,7 @@ test('the check of a module', async t => {
   t.match(await check1(typeScriptFile(t)), { message: /compile it to JavaScript/ })
 })
 
-test('what cannot be read says so', async t => {
+test('an unreadable error says so', async t => {
   const error = Object.defineProperty(new Error('x'), 'stack', { get () { throw new Error('no') } })
   t.same(encodeThrown(error), { kind: 'value', value: 'an error that cannot be read' })
   t.match(encodeThrown(Object.assign(new Error('x'), { stack: undefined })), { stack: undefined })

@@ -7,6 +7,7 @@ import { test, type Test } from 'tap'
 import { defineTask } from '../index'
 import { block, createApp, settled, signal, turns } from './support/server'
 import { moduleFile } from './support/threads'
+import { until } from './support/until'
 
 // While tasks wait for a thread, it gets one after the other without going back to the pool: each is on its own all the same.
 
@@ -218,7 +219,7 @@ test('what cannot be read on the main thread is passed over when the thread ends
     }`))
   const { app, log } = await createApp(t, { tasks: [task] })
   const handle = app.backgroundTasks.add(task)
-  while (!log.some(({ msg }) => msg === 'begun')) await turns(1)
+  await until('the task logs', () => log.some(({ msg }) => msg === 'begun'), () => turns(1))
   // The event of the exit comes before those of the messages.
   block(100)
   t.equal(await handle.settled(), 'failed')

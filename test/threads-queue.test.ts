@@ -70,3 +70,18 @@ test('a task that is refused since its own payload has added others is not count
   app.backgroundTasks.add(quick, new Uint8Array(5))
   await settled(app, { completed: 2 })
 })
+
+test('a request may replace its own task that waits for a thread, also where no other may wait', async t => {
+  const quick = defineTask<number>('quick', moduleFile(t, 'export default () => {}'))
+  const { app } = await createApp(t, { tasks: [quick], threads: { max: 1, maxQueue: 2 }, maxPending: 2 })
+  app.get('/', async request => {
+    const { backgroundTasks } = request
+    for (let i = 0; i < 5; i++) backgroundTasks.add({ key: 'a' }, quick, i)
+    backgroundTasks.add({ key: 'b' }, quick, 5)
+    backgroundTasks.add({ key: 'a' }, quick, 6)
+    t.throws(() => backgroundTasks.add({ key: 'c' }, quick, 7), { code: 'FST_BGT_OVERLOADED' })
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+  await settled(app, { completed: 2, replaced: 5 })
+})

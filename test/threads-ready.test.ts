@@ -46,18 +46,40 @@ test('TypeScript that this Node cannot load', async t => {
   await rejects(t, typeScriptFile(t), { code: 'FST_BGT_INVALID_MODULE', message: /must be a file that Node v\d.* can load \(compile it to JavaScript, or run Node with a loader for TypeScript\), received .*task\.ts/ })
 })
 
-test('piscina is not installed', async t => {
-  const loader = Module as unknown as { _resolveFilename (name: string, ...args: unknown[]): string }
-  const resolve = loader._resolveFilename
-  t.teardown(() => { loader._resolveFilename = resolve })
-  loader._resolveFilename = function (name, ...args) {
-    if (name === 'piscina') throw Object.assign(new Error('no piscina'), { code: 'MODULE_NOT_FOUND' })
-    return resolve.call(this, name, ...args)
+/** Lets something else happen where the plugin asks Node for a module. */
+function intercept (t: Test, method: '_load' | '_resolveFilename', wanted: string, instead: () => unknown): void {
+  const loader = Module as unknown as Record<typeof method, (name: string, ...args: unknown[]) => unknown>
+  const original = loader[method]
+  t.teardown(() => { loader[method] = original })
+  loader[method] = function (name, ...args) {
+    return name === wanted ? instead() : original.call(this, name, ...args)
   }
+}
+
+test('piscina is not installed', async t => {
+  intercept(t, '_load', 'piscina', () => { throw Object.assign(new Error('no piscina'), { code: 'MODULE_NOT_FOUND' }) })
   await rejects(t, moduleFile(t, 'export default () => {}'), { code: 'FST_BGT_MISSING_PACKAGE', message: /^A task that runs on a thread needs packages .*npm install piscina/ })
   const { app } = await createApp(t, { tasks: [defineTask('task', () => {})] })
   await app.ready()
 })
+
+test('piscina is installed, but fails', async t => {
+  intercept(t, '_load', 'piscina', () => { throw new Error('out of order') })
+  const { app } = await createApp(t, { tasks: [defineTask('task', moduleFile(t, 'export default () => {}'))] })
+  await t.rejects(async () => { await app.ready() }, { message: 'out of order' })
+})
+
+// esbuild leaves `require.resolve` as it is; webpack makes a number of it.
+for (const [bundler, instead] of [
+  ['esbuild', () => { throw new Error('not found') }],
+  ['webpack', () => 123],
+  ['another one', () => '/does/not/exist.js']
+] as const) {
+  test(`the plugin is in a bundle, by ${bundler}`, async t => {
+    intercept(t, '_resolveFilename', './worker', instead)
+    await rejects(t, moduleFile(t, 'export default () => {}'), { code: 'FST_BGT_BUNDLED', message: /mark 'fastify-background-tasks' as external/ })
+  })
+}
 
 test('a process that only hands tasks to a backend needs neither module nor piscina; one that runs them does', async t => {
   const task = defineTask('task', '/does/not/exist.js')

@@ -1,10 +1,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { threadId } from 'node:worker_threads'
 import { test } from 'tap'
 import { defineTask } from '../index'
-import { createApp, listen, settled } from './support/server'
+import { createApp, listen, resultOf, settled } from './support/server'
 import { moduleFile } from './support/threads'
+import { until } from './support/until'
 
 const WHERE = "import { threadId } from 'node:worker_threads'\nexport default async payload => ({ threadId, payload })\n"
 const ORDER = "export default (n, ctx) => { ctx.log.info('ran %d', n) }"
@@ -28,7 +30,7 @@ test('a task that is defined by its file runs on another thread, and its result 
   }
 })
 
-test('a module in CommonJS will do, and what TypeScript makes of one', async t => {
+test('a module in CommonJS runs, and one compiled by TypeScript', async t => {
   for (const text of ['module.exports = n => n * 2', 'exports.__esModule = true; exports.default = async n => n * 2']) {
     const task = defineTask<number, number>('double', moduleFile(t, text, 'cjs'))
     const { app } = await createApp(t, { tasks: [task] })
@@ -72,15 +74,13 @@ test('no more threads run than `max`, and one that has been idle ends', async t 
   await settled(app, { completed: 3 })
   const results = await Promise.all(ids.map(async id => (await app.backgroundTasks.find(id))!.result))
   t.equal(new Set(results).size, 1, 'all ran on one thread')
-  let last = results[0]
   // How long the operating system takes to end a thread is not ours to know.
-  while (last === results[0]) {
-    await new Promise(resolve => { setTimeout(resolve, 20) })
-    const { id, settled } = (handle => ({ id: handle.id, settled: handle.settled() }))(app.backgroundTasks.add(task))
-    await settled
-    last = (await app.backgroundTasks.find(id))!.result
-  }
-  t.not(last, results[0], 'a later one ran on a new thread')
+  const last = await until('a later one runs on a new thread', async () => {
+    await sleep(20)
+    const result = await resultOf(app, task)
+    return result !== results[0] && result
+  })
+  t.type(last, 'number')
 })
 
 test('log lines are written in the async context of the add', async t => {
@@ -125,7 +125,7 @@ test('of tasks on one thread, one after the other, each line is in the context o
   t.same(lines, ['begun one in one', 'begun two in two', 'begun three in three'])
 })
 
-test('what a task says after its end is not taken for the next one\'s on its thread', async t => {
+test('messages of a task after its end do not count as the next one\'s on its thread', async t => {
   const task = defineTask<string>('task', moduleFile(t, `
     import { setTimeout as sleep } from 'node:timers/promises'
     export default async (payload, { log, progress }) => {
@@ -165,8 +165,8 @@ test('mode: capture starts no thread, and looks at no module', async t => {
   t.same(app.backgroundTasks.captured.map(({ name, payload }) => [name, payload]), [['json', 1], ['clone', new Map([['a', 1]])]])
 })
 
-test('defineTask refuses what is no file', async t => {
-  for (const file of ['./task.js', 'task.js', new URL('http://localhost/task.js'), {}]) {
+test('defineTask refuses a value that is no file', async t => {
+  for (const file of ['./task.js', 'task.js', new URL('http://localhost/task.js'), []]) {
     t.throws(() => defineTask('task', file as never), { code: 'FST_BGT_INVALID_TASK' }, String(file))
   }
 })

@@ -11,7 +11,7 @@ import backgroundTasks, { defineTask, type TaskHandle } from '../index'
 import { begun, createApp } from './support/server'
 import { folder, moduleFile } from './support/threads'
 
-// What happens while a thread starts, or instead of that, beside another one that has a task: neither gets what is the other's.
+// A thread that starts, or fails to, beside another one that has a task: neither gets the other's messages.
 
 let starting: (file: string | URL) => string | URL = file => file
 let onExit = (): void => {}

@@ -9,7 +9,7 @@ import { folder, moduleFile } from './support/threads'
 const handler = `
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { createRequire } from 'node:module'
-const { setPropagation } = createRequire(import.meta.url)(${JSON.stringify(join(folder, 'lib', 'propagation.js'))})
+const { setPropagation } = createRequire(import.meta.url)(${JSON.stringify(join(folder, 'lib', 'observe', 'propagation.js'))})
 const active = new AsyncLocalStorage()
 setPropagation({ inject: () => ({}), refused: () => {}, extract: (carrier, fn) => active.run(carrier, fn), run: (task, fn) => fn() })
 export default async () => active.getStore()

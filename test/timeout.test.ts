@@ -22,7 +22,7 @@ test('an attempt that takes too long fails, its signal aborts, and the next task
   await settled(app, { failed: 1, completed: 1 })
 })
 
-test('what a function does after its timeout changes nothing any more', async t => {
+test('the end of a function after its timeout changes nothing', async t => {
   const { app, log } = await createApp(t)
   const go = signal()
   const handle = app.backgroundTasks.add({ timeout: 5 }, async () => {

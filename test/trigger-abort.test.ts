@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { Readable } from 'node:stream'
 import { test } from 'tap'
 import backgroundTasks from '../index'
-import { rawClient } from './support/client'
+import { getAndLeave, rawClient } from './support/client'
 import { createApp, listen, settled, signal, turns } from './support/server'
 
 // A client that leaves takes none of the tasks with it.
@@ -23,15 +23,32 @@ test('client gone before the handler ended: the tasks wait for the handler, and 
     request.backgroundTasks.add({ runOn: o => { outcome = o; return true } }, () => { seen.push('added after') })
     return 'nobody reads this'
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await begun.promise
-  client.leave()
+  await getAndLeave(t, app, begun.promise)
   await left.promise
   await app.backgroundTasks.idle()
   t.same(seen, ['handler', 'added before', 'added after'])
-  t.same(outcome, { statusCode: 200, error: null, aborted: true })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted: true })
+})
+
+test('a handler that answers a client long gone with an error, and goes on: the tasks wait for its end', async t => {
+  const { app } = await createApp(t)
+  const seen: string[] = []
+  const [begun, left] = [signal(), signal()]
+  app.get('/', async (request, reply) => {
+    request.backgroundTasks.add({ runOn: 'always' }, () => { seen.push('task') })
+    reply.raw.once('close', left.resolve)
+    begun.resolve()
+    await left.promise
+    await turns()
+    reply.send(new Error('nobody reads this'))
+    await turns(20)
+    seen.push('handler')
+    return reply
+  })
+  await getAndLeave(t, app, begun.promise)
+  await left.promise
+  await settled(app, { completed: 1 })
+  t.same(seen, ['handler', 'task'])
 })
 
 test('client gone first, tasks added only after that', async t => {
@@ -48,11 +65,7 @@ test('client gone first, tasks added only after that', async t => {
       t.equal(runs, 0, 'not while the handler is at work')
       return returned
     })
-    const { port } = await listen(app)
-    const client = await rawClient(t, port)
-    client.send('GET', '/')
-    await begun.promise
-    client.leave()
+    await getAndLeave(t, app, begun.promise)
     await settled(app, { completed: 1 })
     t.equal(runs, 1)
   }
@@ -74,11 +87,7 @@ test('client gone, then the handler throws: the tasks added before are dropped, 
     await left
     throw new Error('boom')
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await begun.promise
-  client.leave()
+  await getAndLeave(t, app, begun.promise)
   await settled(app, { dropped: 1, completed: 2 })
   t.same(seen, ['on failure', 'after boom'])
   t.match(log.find(line => line.msg === 'background task dropped'), { level: 20, reqId: 'req-1', why: "'success'" })
@@ -162,11 +171,7 @@ test('client gone, and the handler never settles: the tasks start after abortGra
     begun.resolve()
     return new Promise(() => {})
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await begun.promise
-  client.leave()
+  await getAndLeave(t, app, begun.promise)
   await settled(app, { completed: 1 })
 })
 
@@ -182,11 +187,7 @@ test('a route declared before the plugin had loaded: its tasks start at the end 
     await end.promise
     return ''
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await begun.promise
-  client.leave()
+  await getAndLeave(t, app, begun.promise)
   await settled(app, { completed: 1 })
   end.resolve()
 })
@@ -210,7 +211,7 @@ test('client gone mid-stream', async t => {
   t.equal(app.backgroundTasks.stats().collecting, 1)
   client.leave()
   await settled(app, { completed: 1 })
-  t.same(outcome, { statusCode: 200, error: null, aborted: true })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted: true })
 })
 
 test('a stream that errors midway', async t => {
@@ -228,7 +229,7 @@ test('a stream that errors midway', async t => {
   const response = await fetch(url)
   await t.rejects(response.text())
   await settled(app, { completed: 1 })
-  t.same(outcome, { statusCode: 200, error: null, aborted: true })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted: true })
 })
 
 test('a stream that errors before its first byte is an error like any other', async t => {
@@ -282,15 +283,34 @@ test('a response that was complete, but not read to its end, when the client lef
   t.equal(outcome, undefined)
   client.leave()
   await settled(app, { completed: 1 })
-  t.same(outcome, { statusCode: 200, error: null, aborted })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted })
 })
 
-test('a hijacked reply whose client leaves', async t => {
+test('a hijacked reply whose client leaves before anything was sent: the tasks wait for the handler', async t => {
+  const { app } = await createApp(t)
+  const seen: string[] = []
+  const begun = signal()
+  app.get('/', async (request, reply) => {
+    request.backgroundTasks.add(() => { seen.push('task') })
+    reply.hijack()
+    const left = once(reply.raw, 'close')
+    begun.resolve()
+    await left
+    await turns()
+    seen.push('handler')
+  })
+  await getAndLeave(t, app, begun.promise)
+  await settled(app, { completed: 1 })
+  t.same(seen, ['handler', 'task'])
+})
+
+test('a hijacked reply that has begun: the tasks start when the client leaves', async t => {
   const { app } = await createApp(t)
   const begun = signal()
   app.get('/', async (request, reply) => {
     request.backgroundTasks.add(() => {})
     reply.hijack()
+    reply.raw.write('event')
     begun.resolve()
     await new Promise(() => {})
   })
@@ -298,6 +318,7 @@ test('a hijacked reply whose client leaves', async t => {
   const client = await rawClient(t, port)
   client.send('GET', '/')
   await begun.promise
+  await client.until('event')
   client.leave()
   await settled(app, { completed: 1 })
 })
@@ -312,11 +333,7 @@ test('add when the client has left already, from a hijacked reply', async t => {
     await left
     request.backgroundTasks.add(() => {})
   })
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await begun.promise
-  client.leave()
+  await getAndLeave(t, app, begun.promise)
   await settled(app, { completed: 1 })
 })
 
@@ -333,10 +350,6 @@ test('client gone, then a hook answers in place of the handler', async t => {
       return reply.code(401).send('no')
     }
   }, async () => 'never')
-  const { port } = await listen(app)
-  const client = await rawClient(t, port)
-  client.send('GET', '/')
-  await begun.promise
-  client.leave()
+  await getAndLeave(t, app, begun.promise)
   await settled(app, { completed: 1 })
 })

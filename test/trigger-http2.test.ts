@@ -34,11 +34,11 @@ test('HTTP/2: a finished response starts the tasks once', async t => {
 
   t.same(await answer(session.request({ ':path': '/json' })), { status: 200, body: '{"a":1}' })
   await settled(app, { completed: 1 })
-  t.same(outcome, { statusCode: 200, error: null, aborted: false })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted: false })
 
   t.same(await answer(session.request({ ':path': '/stream' })), { status: 200, body: 'ab' })
   await settled(app, { completed: 2 })
-  t.same(outcome, { statusCode: 200, error: null, aborted: false })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted: false })
 
   t.equal((await answer(session.request({ ':path': '/error' }))).status, 500)
   await settled(app, { completed: 3 })
@@ -75,7 +75,7 @@ for (const [how, leave] of [
     leave(session, stream)
     await settled(app, { completed: 2 })
     t.same(seen, ['handler', 'added before', 'added after'])
-    t.match(outcome, { error: null, aborted: true })
+    t.match(outcome, { error: null, failed: false, aborted: true })
   })
 }
 
@@ -117,7 +117,7 @@ test('HTTP/2: a stream cancelled in the middle of the response', async t => {
   await once(stream, 'data')
   stream.close(constants.NGHTTP2_CANCEL)
   await settled(app, { completed: 1 })
-  t.same(outcome, { statusCode: 200, error: null, aborted: true })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted: true })
 })
 
 test('HTTP/2: an early answer starts the tasks while the upload is still open', async t => {
@@ -135,6 +135,29 @@ test('HTTP/2: an early answer starts the tasks while the upload is still open', 
   stream.write('the first part')
   t.same(await answer(stream), { status: 200, body: 'early' })
   await settled(app, { completed: 1 })
-  t.same(outcome, { statusCode: 200, error: null, aborted: false })
+  t.same(outcome, { statusCode: 200, error: null, failed: false, aborted: false })
   stream.end()
+})
+
+test('HTTP/2: a hijacked reply, cancelled before anything was sent: the tasks wait for the handler', async t => {
+  const app = await createHttp2App(t)
+  const seen: string[] = []
+  const begun = signal()
+  app.get('/', async (request, reply) => {
+    request.backgroundTasks.add(() => { seen.push('task') })
+    reply.hijack()
+    const left = once(reply.raw, 'close')
+    begun.resolve()
+    await left
+    await turns()
+    seen.push('handler')
+  })
+  const { url } = await listen(app)
+  const session = await http2Client(t, url)
+  const stream = session.request({ ':path': '/' })
+  stream.on('error', () => {})
+  await begun.promise
+  stream.close(constants.NGHTTP2_CANCEL)
+  await settled(app, { completed: 1 })
+  t.same(seen, ['handler', 'task'])
 })

@@ -2,6 +2,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { test, type Test } from 'tap'
 import backgroundTasks from '../index'
 import { listen, settled } from './support/server'
+import { until } from './support/until'
 
 // Another plugin's onResponse hook, registered before or after, can neither stop the tasks nor is it held up by them.
 
@@ -59,7 +60,7 @@ test('the other hooks and the "request completed" line do not wait for the tasks
   const { url } = await listen(app)
   seen.length = 0
   await (await fetch(url)).text()
-  while (!seen.includes('task')) await new Promise(resolve => { setImmediate(resolve) })
+  await until('the task', () => seen.includes('task'))
   t.same(seen, ['incoming request', 'onResponse', 'request completed', 'task'])
   finish()
   await settled(app, { completed: 1 })
@@ -83,4 +84,42 @@ test('hooks of every kind may add, and so may services called from them', async 
   await (await fetch(url)).text()
   await settled(app, { completed: 8 })
   t.same(seen, ['onRequest', 'preParsing', 'preValidation', 'preHandler', 'handler', 'preSerialization', 'onSend', 'onResponse'])
+})
+
+test('the tasks are started by an onResponse hook that has a name, registered always', async t => {
+  const app = await appWith(t, async () => {}, 'before')
+  app.get('/', async () => 'x')
+  await app.ready()
+  t.match(app.printRoutes({ includeHooks: true }), /\(onResponse\) .*"backgroundTasksOnResponse\(\)"/)
+})
+
+test('an onResponse hook that comes after ours finds the tasks started', async t => {
+  const app = await appWith(t, async () => {}, 'before')
+  let state = ''
+  app.addHook('onResponse', async request => { state = request.backgroundTasks.add(() => {}).state })
+  app.get('/', async request => {
+    request.backgroundTasks.add(() => {})
+    return 'x'
+  })
+  const { url } = await listen(app)
+  await (await fetch(url)).text()
+  await settled(app, { completed: 2 })
+  t.equal(state, 'pending')
+})
+
+test('a plugin that calls the handlers of routes with something else than a request', async t => {
+  const app = await appWith(t, async () => {}, 'before')
+  app.addHook('onRoute', route => {
+    const { handler } = route
+    route.handler = function (request) {
+      return (handler as any).call(this, { inner: request }, undefined)
+    }
+  })
+  app.get('/', async ({ inner }: any) => {
+    inner.backgroundTasks.add(() => {})
+    return 'x'
+  })
+  const { url } = await listen(app)
+  t.equal(await (await fetch(url)).text(), 'x')
+  await settled(app, { completed: 1 })
 })

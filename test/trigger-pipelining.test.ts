@@ -1,6 +1,7 @@
 import { test } from 'tap'
 import { rawClient } from './support/client'
 import { createApp, listen, settled, signal } from './support/server'
+import { until } from './support/until'
 
 test('pipelined requests whose connection is closed while they wait for their turn', async t => {
   const { app } = await createApp(t)
@@ -25,7 +26,7 @@ test('pipelined requests whose connection is closed while they wait for their tu
   await all.promise
   t.same(ran, [])
   client.leave()
-  while (ran.length < 2) await new Promise(resolve => { setImmediate(resolve) })
+  await until('two have run', () => ran.length >= 2)
   t.same(ran.sort(), ['second', 'third'])
   left.resolve()
   await settled(app, { completed: 3 })

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { test } from 'tap'
 import WebSocket from 'ws'
 import backgroundTasks from '../index'
-import { createApp, listen, settled, signal } from './support/server'
+import { createApp, listen, settled, signal, turns } from './support/server'
 
 test('a WebSocket: after release() tasks start at once; without it, when the socket is closed', async t => {
   const { app } = await createApp(t)
@@ -62,4 +62,24 @@ test('a WebSocket route, with @fastify/websocket registered before the plugin', 
   t.equal(String((await once(client, 'message'))[0]), 'added')
   client.close()
   await settled(app, { completed: 1 })
+})
+
+test('a WebSocket whose async handler is still at work when the socket is closed: the tasks wait for it', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  const seen: string[] = []
+  app.get('/', { websocket: true }, async (socket, request) => {
+    request.backgroundTasks.add(() => { seen.push('task') })
+    const closed = once(socket, 'close')
+    socket.send('added')
+    await closed
+    await turns()
+    seen.push('handler')
+  })
+  const { port } = await listen(app)
+  const client = new WebSocket(`ws://127.0.0.1:${port}/`)
+  t.equal(String((await once(client, 'message'))[0]), 'added')
+  client.close()
+  await settled(app, { completed: 1 })
+  t.same(seen, ['handler', 'task'])
 })

@@ -1,12 +1,12 @@
-import type { Add } from '../lib/add'
+import type { Add } from './collector'
 
 /*
  * import 'fastify-background-tasks/awilix/async-context'
  *
  * For applications that use `@fastify/awilix` with the option `asyncContext`: the root container resolves
- * `backgroundTasks`, and every scope resolves that same door.
+ * `backgroundTasks`, and every scope resolves the same object.
  */
-// What is only augmented is not loaded, and a declaration file keeps no import that nothing refers to.
+// An export, since a declaration file drops unused imports, and the module must be loaded to be augmented.
 export type { Cradle } from '@fastify/awilix'
 
 declare module '@fastify/awilix' {

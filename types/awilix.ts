@@ -1,4 +1,4 @@
-import type { BackgroundTasks } from '../lib/request-tasks'
+import type { BackgroundTasks } from './collector'
 
 /*
  * import 'fastify-background-tasks/awilix'
@@ -7,7 +7,7 @@ import type { BackgroundTasks } from '../lib/request-tasks'
  * `backgroundTasks`, the root container does not. With the option, import
  * 'fastify-background-tasks/awilix/async-context' instead.
  */
-// What is only augmented is not loaded, and a declaration file keeps no import that nothing refers to.
+// An export, since a declaration file drops unused imports, and the module must be loaded to be augmented.
 export type { RequestCradle } from '@fastify/awilix'
 
 declare module '@fastify/awilix' {

@@ -1,10 +1,9 @@
-import type { AppBackgroundTasks } from '../lib/app-tasks'
-import type { BackgroundTasks } from '../lib/request-tasks'
+import type { AppBackgroundTasks, BackgroundTasks } from './collector'
 
 declare module 'fastify' {
   interface FastifyRequest {
     /**
-     * Collects tasks that run after the response has been sent.
+     * The collector of the request: its tasks run after the response has been sent.
      * @throws FST_BGT_TOO_EARLY in an onRequest hook of a plugin that was registered before this one
      */
     readonly backgroundTasks: BackgroundTasks

@@ -1,6 +1,9 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import backgroundTasks, { defineTask, type BackgroundTasksOptions } from '../../index'
 
+/** Milliseconds. */
+const DAY = 86_400_000
+
 /** Where mails go. A test may look at it. */
 export const outbox: Array<{ to: string, text: string }> = []
 
@@ -15,6 +18,13 @@ export async function build (options: BackgroundTasksOptions = {}): Promise<Fast
   app.post<{ Params: { email: string } }>('/sign-up/:email', async (request, reply) => {
     const { email } = request.params
     request.backgroundTasks.add(sendMail, { to: email, text: 'Welcome' })
+    reply.code(201)
+    return { email }
+  })
+
+  app.post<{ Params: { email: string } }>('/invitations/:email', async (request, reply) => {
+    const { email } = request.params
+    request.backgroundTasks.add({ delay: DAY }, sendMail, { to: email, text: 'Your invitation is still open' })
     reply.code(201)
     return { email }
   })

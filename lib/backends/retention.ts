@@ -1,4 +1,4 @@
-import { count, type Check } from '../check-options'
+import { type Check, count } from '../shared/check-options'
 
 /** How long settled tasks are kept, in seconds, and how many of them. */
 export interface Retention { age: number, count: number }

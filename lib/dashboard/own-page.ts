@@ -1,23 +1,23 @@
 import type { FastifyRequest } from 'fastify'
-import { FST_BGT_FOREIGN_PAGE } from '../errors'
-import { received } from '../received'
+import { FST_BGT_FOREIGN_PAGE } from '../shared/errors'
+import { received } from '../shared/show'
 
-/** What the page adds to its actions. No form can send it, and no foreign page without asking first. */
-export const ACTION_HEADER = 'x-background-tasks-dashboard'
+/** The header of all requests of the page: no form or image can send it, and no foreign page without this server's consent. */
+export const OWN_PAGE_HEADER = 'x-background-tasks-dashboard'
 
 /**
- * Refuses an action that another page has had a browser send along with the user's credentials.
+ * Refuses a request that a foreign page makes a browser send with the user's credentials.
  * @throws FST_BGT_FOREIGN_PAGE
  */
 export function assertOwnPage ({ headers, host }: FastifyRequest): void {
-  if (headers[ACTION_HEADER] === undefined) throw new FST_BGT_FOREIGN_PAGE(`no header '${ACTION_HEADER}'`)
+  if (headers[OWN_PAGE_HEADER] === undefined) throw new FST_BGT_FOREIGN_PAGE(`no header '${OWN_PAGE_HEADER}'`)
   const site = headers['sec-fetch-site']
-  // What a browser says of itself, no page can change.
+  // The browser sets this header; no page can change it.
   if (site !== undefined) {
     if (site !== 'same-origin') throw new FST_BGT_FOREIGN_PAGE(`'sec-fetch-site: ${String(site)}'`)
     return
   }
-  // Without TLS, only the origin is told. What is not a browser says neither, and can be made to do nothing by a page.
+  // Without TLS a browser sends the origin only.
   const { origin } = headers
   if (origin !== undefined && !isOf(origin, host)) throw new FST_BGT_FOREIGN_PAGE(`the origin ${received(origin)}`)
 }

@@ -1,70 +1,31 @@
-import { inspect } from 'node:util'
-import type { ListedTask } from '../backends/backend'
-import type { Line } from '../line'
-import type { Runtime } from '../runtime'
-import { Snapshot } from '../snapshot'
-import { isDurable } from '../store'
-import { COLLECTING, RUNNING, type Task } from '../task'
-import { text } from '../write-log'
-import { Monitor, type Failure } from './monitor'
+import type { ListedTask, TaskRecord } from '../../types/backend'
+import type { Line } from '../run/line'
+import type { Parts } from './parts'
+import { show } from '../shared/show'
+import { stackOf } from '../shared/write-log'
+import { Snapshot } from '../task/snapshot'
+import { COLLECTING, RUNNING } from '../task/states'
+import type { Task } from '../task/task'
+import { clip, clipName, firstLine, lineOf } from './groups'
+import { type Failure, Monitor } from './monitor'
+import type { AttemptError, ListName, ProgressView, TaskDetails, TaskView, ViewState } from './protocol'
 
-/*
- * What the page is told: plain JSON, bounded in size. How tasks look, wherever they are kept, is decided here alone.
- */
+/* The views of tasks, wherever they are kept. Each view is bounded in size. */
 
-export type ViewState = 'running' | 'waiting' | 'delayed' | 'retrying' | 'collecting'
+/** The folder of the plugin's code, as stacks name it, from a frame of this file; empty in a bundle, whose frames do not tell. */
+const FOLDER = String(new Error().stack).replace(/^.*?(?:\(|at )([^()\n]*[\\/])dashboard[\\/]views\.[jt]s:.*$|^.*$/s, '$1')
 
-/** A task that has not ended. Times are ms of `Date.now()`. */
-export interface TaskView {
-  id: string
-  name: string
-  requestId: string | null
-  state: ViewState
-  since: number | null
-  due: number | null
-  attempt: number
-  attempts: number
-  progress: ProgressView | null
-  /** Why it is as it is; empty where there is nothing to say. */
-  why: string
-  /** How many tasks of its request wait for it. */
-  behind: number
-  /** Whether the backend has it. */
-  stored: boolean
-  /** Whether this process has it. */
-  here: boolean
-  cancellable: boolean
-  payload?: string
-}
-
-export interface ProgressView {
-  /** 0 to 100; `null` if what was noted is no share of a whole. */
-  percent: number | null
-  text: string
-}
-
-/** A task that has failed. */
-export interface FailureView {
-  id: string
-  name: string
-  requestId: string | null
-  at: number | null
-  attempt: number
-  error: string
-  stack: string
-  again: boolean
-  payload?: string
-}
-
-const MAX_NAME = 100
-const MAX_PAYLOAD = 2_000
-const MAX_ERROR = 200
-const MAX_STACK = 4_000
+const MAX_PAYLOAD_CHARS = 20_000
+const MAX_TEXT_CHARS = 200
+const MAX_STACK_CHARS = 6_000
 const MAX_CAUSES = 3
+/** Longer JSON is shown as it is: parsing it would take long. */
+const MAX_PARSED_CHARS = 200_000
 
-export function taskView (task: Task, line: Line, runtime: Runtime, monitor: Monitor): TaskView {
+export function taskView (task: Task, line: Line, parts: Parts, monitor: Monitor): TaskView {
   const { spec } = task
-  const state = stateOf(task)
+  const state = stateOf(task, line)
+  const error = monitor.errorsOf(task).at(-1)
   return {
     id: task.ownId,
     name: nameOf(task),
@@ -75,19 +36,24 @@ export function taskView (task: Task, line: Line, runtime: Runtime, monitor: Mon
     attempt: task.attempts,
     attempts: spec?.attempts ?? 1,
     progress: progressView(task.extra.progress),
-    why: whyOf(task, state, line, runtime, monitor),
+    silentSince: state === 'running' ? monitor.silentSince(task) : null,
+    why: whyOf(task, state, line, parts, monitor),
     behind: state === 'running' ? line.unsettled - 1 : 0,
-    stored: line.retriesElsewhere,
+    stored: line.delivery !== null,
     here: true,
-    cancellable: state !== 'running' || (spec !== null && (spec.signal || spec.definition !== null))
+    cancellable: state !== 'running' || (spec !== null && (spec.signal || spec.definition !== null)),
+    again: false,
+    error: error === undefined ? null : firstLine(lineOf(error.error))
   }
 }
 
-export function listedView (task: ListedTask & { state: ViewState }, withPayload: boolean): TaskView {
-  const { id, state, since, due, attempt, attempts, progress, error, payload } = task
+/** @param again whether the backend can run a failed task again */
+export function listedView (task: ListedTask, again: boolean): TaskView {
+  const { id, state, since, due, attempt, attempts, progress, error } = task
+  const shownError = error === undefined ? null : firstLine(lineOf(error))
   return {
     id,
-    name: clip(task.label, MAX_NAME),
+    name: clipName(task.label),
     requestId: requestIdOf(task),
     state,
     since,
@@ -95,58 +61,140 @@ export function listedView (task: ListedTask & { state: ViewState }, withPayload
     attempt,
     attempts,
     progress: progressView(progress),
-    why: state === 'retrying' && error !== undefined ? firstLine(text(error)) : WHY_LISTED[state],
+    silentSince: state === 'running' ? since : null,
+    why: state === 'retrying' && shownError !== null ? shownError : WHY_STORED[state],
     behind: 0,
     stored: true,
     here: false,
-    cancellable: state !== 'running',
-    ...(withPayload && { payload: clip(payload ?? '', MAX_PAYLOAD) })
+    cancellable: state === 'waiting' || state === 'delayed' || state === 'retrying',
+    again: state === 'failed' && again,
+    error: shownError
   }
 }
 
-/** Why stored tasks are as they are that this process does not run. */
-const WHY_LISTED: Record<ListedTask['state'], string> = {
+/** The reasons of stored tasks that do not run in this process. */
+const WHY_STORED: Record<ListedTask['state'], string> = {
   // The list may be two seconds old.
   running: 'A worker has it, or had it a moment ago.',
   waiting: 'It waits for a worker.',
   delayed: 'It was added with a delay.',
   retrying: '',
-  failed: ''
+  failed: '',
+  completed: '',
+  cancelled: ''
 }
 
-export function failureView (failure: Failure, again: boolean, withPayload: boolean): FailureView {
-  const { id, at, attempt, error, spec, args } = failure
-  return { id, name: clip(failure.name, MAX_NAME), requestId: requestIdOf(failure), at, attempt, ...errorView(error), again, ...(withPayload && { payload: payloadOf(spec, args) }) }
+/** A task of this process that has failed. */
+export function failureView (failure: Failure, again: boolean): TaskView {
+  const { id, at, attempt, errors, spec, delivered } = failure
+  const error = firstLine(lineOf(errors.at(-1)!.error))
+  return {
+    id,
+    name: clipName(failure.name),
+    requestId: requestIdOf(failure),
+    state: 'failed',
+    since: at,
+    due: null,
+    attempt,
+    attempts: spec?.attempts ?? 1,
+    progress: null,
+    silentSince: null,
+    why: failure.whole || again ? '' : 'It cannot be run again: its payload has moved to its thread.',
+    behind: 0,
+    stored: delivered,
+    here: true,
+    cancellable: false,
+    again,
+    error
+  }
 }
 
-export function listedFailure (task: ListedTask, again: boolean, withPayload: boolean): FailureView {
-  const { id, since, attempt, error, payload } = task
-  return { id, name: clip(task.label, MAX_NAME), requestId: requestIdOf(task), at: since, attempt, ...errorView(error), again, ...(withPayload && { payload: clip(payload ?? '', MAX_PAYLOAD) }) }
+/** @param payload as text; `null` if payloads are not shown */
+export function liveDetails (task: Task, line: Line, parts: Parts, monitor: Monitor, payload: string | null): TaskDetails {
+  const view = taskView(task, line, parts, monitor)
+  const started = view.state === 'running' ? view.since : null
+  return { ...view, folder: FOLDER, added: null, started, ended: null, errors: monitor.errorsOf(task).map(errorView), ...(payload !== null && { payload }) }
 }
 
-export function stateOf (task: Task): ViewState {
-  if (task.status === RUNNING) return waitsForThread(task) ? 'waiting' : 'running'
+export function failureDetails (failure: Failure, again: boolean, payload: string | null): TaskDetails {
+  return { ...failureView(failure, again), folder: FOLDER, added: null, started: null, ended: failure.at, errors: failure.errors.map(errorView), ...(payload !== null && { payload }) }
+}
+
+export function recordDetails (record: TaskRecord, again: boolean, withPayload: boolean): TaskDetails {
+  const { added, started, ended, errors, result, payload, state } = record
+  return {
+    ...listedView(record, again),
+    folder: FOLDER,
+    added,
+    started,
+    ended,
+    errors: errors.map(error => errorView({ at: null, error })),
+    ...(withPayload && { payload: formatted(payload ?? ''), ...(state === 'completed' && { result: shownResult(result) }) })
+  }
+}
+
+/** A task of this process that has ended, as far as it is kept. */
+export function endedDetails (info: { id: string, name: string, state: string, attempts: number, progress: unknown, result: unknown, error: unknown }, withPayload: boolean): TaskDetails {
+  const { id, name, state, attempts, progress, result, error } = info
+  return {
+    id,
+    name: clipName(name),
+    requestId: null,
+    state: state as ViewState,
+    since: null,
+    due: null,
+    attempt: attempts,
+    attempts,
+    progress: progressView(progress),
+    silentSince: null,
+    why: '',
+    behind: 0,
+    stored: false,
+    here: true,
+    cancellable: false,
+    again: false,
+    error: error === undefined ? null : firstLine(lineOf(error)),
+    folder: FOLDER,
+    added: null,
+    started: null,
+    ended: null,
+    errors: error === undefined ? [] : [errorView({ at: null, error })],
+    ...(withPayload && state === 'completed' && { result: shownResult(result) })
+  }
+}
+
+export function stateOf (task: Task, { attempt }: Line): ViewState {
+  // A task that waits for a thread counts as running.
+  if (task.status === RUNNING) return attempt?.waits === true ? 'waiting' : 'running'
   if (task.status === COLLECTING) return 'collecting'
-  // Only those that have options wait for a timer.
-  if (task.spec === null || task.extra.timer === null) return 'waiting'
+  // Only tasks with options wait for a timer.
+  if (task.spec === null || task.extra.clearTimer === null) return 'waiting'
   return task.attempts === 0 ? 'delayed' : 'retrying'
 }
 
-/** It has its place among those that run, but nothing runs of it. */
-function waitsForThread ({ spec, extra }: Task): boolean {
-  return spec !== null && extra.attempt !== null && extra.attempt.waits
+/** The list of each state. */
+export const LIST_OF: Record<ViewState, ListName | null> = {
+  running: 'running',
+  waiting: 'waiting',
+  collecting: 'waiting',
+  delayed: 'later',
+  retrying: 'later',
+  failed: 'failed',
+  completed: 'completed',
+  cancelled: null,
+  dropped: null
 }
 
-function nameOf (task: Task): string {
-  return clip(task.name, MAX_NAME)
+export function nameOf (task: Task): string {
+  return clipName(task.name)
 }
 
-/** A client may have chosen it. */
+/** Cut off: a client may have chosen the id. */
 function requestIdOf ({ requestId }: { requestId: string | null }): string | null {
-  return requestId === null ? null : clip(requestId, MAX_NAME)
+  return requestId === null ? null : clipName(String(requestId))
 }
 
-function whyOf (task: Task, state: ViewState, line: Line, { options, ledger, store }: Runtime, monitor: Monitor): string {
+function whyOf (task: Task, state: ViewState, line: Line, { ledger, settings, handOver }: Parts, monitor: Monitor): string {
   switch (state) {
     case 'running': {
       const timeout = task.spec?.timeout ?? 0
@@ -154,54 +202,73 @@ function whyOf (task: Task, state: ViewState, line: Line, { options, ledger, sto
     }
     case 'collecting': return 'Its request has not been answered yet.'
     case 'delayed': return 'It was added with a delay.'
-    case 'retrying': return firstLine(text(monitor.retryOf(task)))
+    case 'retrying': return firstLine(lineOf(monitor.errorsOf(task).at(-1)?.error))
   }
   if (task.status === RUNNING) return 'It waits for a free thread.'
-  if (isDurable(task, line.runtime)) return `It is on its way to ${store!.name}.`
+  if (handOver !== null && line.delivery === null && handOver.isDurable(task)) return `It is on its way to ${handOver.store.name}.`
   if (line.held !== null) return `It waits for the next attempt of '${nameOf(line.held)}', of the same request.`
   if (line.current !== null) return `It waits for '${nameOf(line.current)}', of the same request.`
-  if (ledger.count(RUNNING) >= options.concurrency) return options.concurrency === 1 ? 'The only place is taken.' : `All ${options.concurrency} places are taken.`
+  if (ledger.count(RUNNING) >= settings.concurrency) return settings.concurrency === 1 ? 'The only place is taken.' : `All ${settings.concurrency} places are taken.`
   return 'It is about to run.'
 }
 
-/** A number is a percentage; of two numbers, as in `{ page: 3, pages: 8 }`, the first is a part of the second. */
-function progressView (value: unknown): ProgressView | null {
+/** A number is a percentage; in an object of two numbers, `{ page: 3, pages: 8 }`, the first is a part of the second. */
+export function progressView (value: unknown): ProgressView | null {
   if (value === undefined) return null
-  return { percent: percentOf(value), text: shown(value, MAX_ERROR) }
+  return { percent: percentOf(value), text: shown(value, MAX_TEXT_CHARS) }
 }
 
 function percentOf (value: unknown): number | null {
   if (typeof value === 'number') return value >= 0 && value <= 100 ? value : null
-  const members = typeof value === 'object' && value !== null ? Object.values(value) : []
+  const members = typeof value === 'object' && value !== null ? membersOf(value) : []
   const [part, whole] = members
   if (members.length !== 2 || typeof part !== 'number' || typeof whole !== 'number') return null
   return part >= 0 && part <= whole && whole > 0 ? part / whole * 100 : null
 }
 
-/** What a task was given. */
-export function payloadOf (spec: Task['spec'], args: readonly unknown[]): string {
-  if (spec === null || spec.definition === null) return shown(args, MAX_PAYLOAD)
-  const [payload] = args
-  // The payload of a defined task is JSON already, or a clone for its thread.
-  return payload instanceof Snapshot ? shown(payload.value, MAX_PAYLOAD) : clip(String(payload ?? ''), MAX_PAYLOAD)
-}
-
-/** Anything can be an argument, a request for one, which is deep and wide; and showing it may fail. */
-function shown (value: unknown, length: number): string {
+/** The members; none if reading them throws, since a task may note any value. */
+function membersOf (value: object): unknown[] {
   try {
-    return clip(inspect(value, { depth: 2, maxArrayLength: 20, maxStringLength: 500, breakLength: 80 }), length)
+    return Object.values(value)
   } catch {
-    return 'what cannot be shown'
+    return []
   }
 }
 
-function errorView (error: unknown): { error: string, stack: string } {
-  const own = text(error)
-  const stacks = [own]
-  for (let cause = causeOf(error); cause !== undefined && stacks.length <= MAX_CAUSES; cause = causeOf(cause)) stacks.push(`caused by ${text(cause)}`)
-  // A long one leaves room for what caused it.
-  const room = Math.floor(MAX_STACK / stacks.length)
-  return { error: firstLine(own), stack: stacks.map(stack => clip(stack, room)).join('\n') }
+/** A task's payload or arguments as text. */
+export function payloadOf (spec: Task['spec'], args: readonly unknown[]): string {
+  if (spec === null || spec.definition === null) return shown(args, MAX_PAYLOAD_CHARS)
+  const [payload] = args
+  // The payload of a defined task is JSON already, or a clone for its thread.
+  return payload instanceof Snapshot ? shown(payload.value, MAX_PAYLOAD_CHARS) : formatted(String(payload ?? ''))
+}
+
+/** JSON with line breaks, unless it is too long. */
+function formatted (json: string): string {
+  if (json.length > MAX_PARSED_CHARS) return clip(json, MAX_PAYLOAD_CHARS)
+  try {
+    return clip(JSON.stringify(JSON.parse(json), null, 2), MAX_PAYLOAD_CHARS)
+  } catch {
+    return clip(json, MAX_PAYLOAD_CHARS)
+  }
+}
+
+/** A result as text. Functions of this process may return anything. */
+function shownResult (result: unknown): string {
+  return result === undefined ? '' : shown(result, MAX_PAYLOAD_CHARS)
+}
+
+/** Any value as text. An argument may be a request, for instance, which is deep and wide. */
+function shown (value: unknown, length: number): string {
+  return clip(show(value, { depth: 3, maxArrayLength: 50, maxStringLength: 2_000, breakLength: 80 }), length)
+}
+
+function errorView ({ at, error }: { at: number | null, error: unknown }): AttemptError {
+  const stacks = [stackOf(error)]
+  for (let cause = causeOf(error); cause !== undefined && stacks.length <= MAX_CAUSES; cause = causeOf(cause)) stacks.push(`caused by ${stackOf(cause)}`)
+  // Leave room for the causes.
+  const room = Math.floor(MAX_STACK_CHARS / stacks.length)
+  return { at, error: firstLine(lineOf(error)), stack: stacks.map(stack => clip(stack, room)).join('\n') }
 }
 
 function causeOf (error: unknown): unknown {
@@ -210,12 +277,4 @@ function causeOf (error: unknown): unknown {
   } catch {
     return undefined
   }
-}
-
-function firstLine (text: string): string {
-  return clip(text.split('\n', 1)[0] as string, MAX_ERROR)
-}
-
-function clip (text: string, length: number): string {
-  return text.length > length ? `${text.slice(0, length - 1)}…` : text
 }

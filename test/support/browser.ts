@@ -1,14 +1,13 @@
-import { existsSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
 import { chromium, type Browser, type BrowserContextOptions, type Page } from 'playwright-core'
 import type { Test } from 'tap'
+import { findBinary } from './services'
 
 /* A real browser, without a window: the system's own. */
 
 const NAMES = ['chromium', 'chromium-browser', 'google-chrome']
 const ARGUMENTS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 
-const executablePath = (process.env.PATH ?? '').split(delimiter).flatMap(folder => NAMES.map(name => join(folder, name))).find(existsSync)
+const executablePath = NAMES.map(name => findBinary(name)).find(path => path !== undefined)
 
 /** Why a test that needs a browser cannot run, or `false`. */
 export const noBrowser: string | false = executablePath !== undefined

@@ -1,7 +1,10 @@
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
 import { connect, type Socket } from 'node:net'
 import { once } from 'node:events'
+import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
+import { listen } from './server'
+import { until } from './until'
 
 /** A client that speaks HTTP/1 letter by letter, to leave when no library would. */
 export class RawClient {
@@ -23,7 +26,7 @@ export class RawClient {
 
   /** Resolves when the text has come in. */
   async until (text: string): Promise<void> {
-    while (!this.received.includes(text)) await once(this.socket, 'data')
+    await until(`'${text}' of the server`, () => this.received.includes(text))
   }
 
   /** Leaves without a word. */
@@ -37,6 +40,15 @@ export async function rawClient (t: Test, port: number, options: { allowHalfOpen
   t.teardown(() => socket.destroy())
   await once(socket, 'connect')
   return new RawClient(socket)
+}
+
+/** Sends `GET path`, and leaves once the promise has resolved. */
+export async function getAndLeave (t: Test, app: FastifyInstance, begun: Promise<unknown>, path = '/'): Promise<void> {
+  const { port } = await listen(app)
+  const client = await rawClient(t, port)
+  client.send('GET', path)
+  await begun
+  client.leave()
 }
 
 export async function http2Client (t: Test, url: string): Promise<ClientHttp2Session> {

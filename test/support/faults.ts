@@ -10,25 +10,26 @@ import type { FaultOptions } from './fault-app'
 
 /** The processes of one test, and what their tasks have noted. */
 export class Faults {
+  readonly queue = `faults-${randomUUID()}`
   readonly #t: Test
   readonly #journal: string
   readonly #program: string
   readonly #options: Omit<FaultOptions, 'worker'>
   readonly #children: ChildProcess[] = []
 
-  constructor (t: Test, connection: string, more: { maxCrashes?: number } = {}) {
+  constructor (t: Test, connection: string, more: { maxCrashes?: number, results?: string, orders?: string } = {}) {
     this.#t = t
     const folder = t.testdir({})
     this.#journal = join(folder, 'journal.txt')
     this.#program = compile(folder)
-    this.#options = { connection, queue: `faults-${randomUUID()}`, journal: this.#journal, ...more }
+    this.#options = { connection, queue: this.queue, journal: this.#journal, ...more }
   }
 
   /** Starts a process of the application, and waits until it listens. */
-  async start (worker: FaultOptions['worker']): Promise<Process> {
+  async start (worker: FaultOptions['worker'], more: Pick<FaultOptions, 'clockAhead'> = {}): Promise<Process> {
     // Nor the hooks of the tests, which would take most of its time to start.
     const env = { ...process.env, NODE_OPTIONS: '' }
-    const child = fork(this.#program, [JSON.stringify({ ...this.#options, worker })], { env, execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    const child = fork(this.#program, [JSON.stringify({ ...this.#options, ...more, worker })], { env, execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     this.#children.push(child)
     this.#t.teardown(() => this.end())
     const port = await new Promise<number>((resolve, reject) => {
@@ -106,7 +107,7 @@ const root = resolve(__dirname, '..', '..')
 
 /** Compiles the package and the program of the tests: a process that compiles itself would take seconds to start. */
 function compile (folder: string): string {
-  const lib = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.ts'))
+  const lib = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.ts') && !file.endsWith('.d.ts'))
   for (const file of ['index.ts', 'types/fastify.ts', ...lib.map(file => `lib/${file}`), 'test/support/fault-app.ts']) {
     const { outputText } = transpileModule(readFileSync(join(root, file), 'utf8'), {
       compilerOptions: { module: ModuleKind.Node16, target: ScriptTarget.ES2022, esModuleInterop: true },

@@ -61,7 +61,7 @@ export class TaskRecord {
   stopped = false
   /** Reported at close, in this state. */
   unfinished: TaskState | null = null
-  /** It was given up, or called off, while it waited for its next attempt. */
+  /** It was given up, or cancelled, while it waited for its next attempt. */
   wasRetrying = false
   reported = 0
   settled: TaskState | null = null
@@ -163,10 +163,12 @@ export class Model {
     return task.request === null ? [task] : this.tasks.filter(({ request }) => request === task.request)
   }
 
-  /** To be asked before `add`. */
-  get isFull (): boolean {
+  /** To be asked before `add`: one that replaces another takes its room. */
+  isFullFor ({ request, program: { key } }: TaskRecord): boolean {
     const { collecting, pending, running } = this.#stats()
-    return collecting + pending + running >= this.program.maxPending
+    const earlier = key === null ? undefined : request?.keys.get(key)
+    const replaces = earlier !== undefined && (earlier.state === 'collecting' || earlier.state === 'pending') && earlier.attempts.length === 0
+    return collecting + pending + running >= this.program.maxPending + (replaces ? 1 : 0)
   }
 
   accepted (task: TaskRecord, wasFull: boolean): void {
@@ -223,7 +225,8 @@ export class Model {
     }
   }
 
-  begins (task: TaskRecord): void {
+  /** Returns the attempt, for its end: an abandoned one may end after the next has begun. */
+  begins (task: TaskRecord): AttemptRecord {
     const { program, request, attempts } = task
     const now = performance.now()
     const line = this.line(task)
@@ -256,9 +259,11 @@ export class Model {
     }
     this.expect(this.tasks.filter(({ state }) => state === 'running').length <= this.program.concurrency, 'concurrency exceeded', task)
 
-    attempts.push({ begun: this.earliest, ended: 0, endedEarliest: 0, result: null })
+    const attempt: AttemptRecord = { begun: this.earliest, ended: 0, endedEarliest: 0, result: null }
+    attempts.push(attempt)
     this.executing++
     this.counts()
+    return attempt
   }
 
   /** Tasks that wait for no timer begin in the order they were added. */
@@ -270,11 +275,10 @@ export class Model {
     this.expect(false, `begun before ${other}`, task)
   }
 
-  ends (task: TaskRecord, result: NonNullable<AttemptRecord['result']>): void {
-    const last = task.last as AttemptRecord
-    last.ended = performance.now()
-    last.endedEarliest = this.earliest
-    last.result = result
+  ends (task: TaskRecord, attempt: AttemptRecord, result: NonNullable<AttemptRecord['result']>): void {
+    attempt.ended = performance.now()
+    attempt.endedEarliest = this.earliest
+    attempt.result = result
     this.executing--
     // Under `stop` it keeps the line, and goes first.
     if (this.program.onFailure === 'continue') task.goBefore = this.line(task).filter(other => other !== task && other.state === 'pending' && other.attempts.length === 0 && other.program.delay === 0)
@@ -299,14 +303,14 @@ export class Model {
     }
   }
 
-  /** What must hold whenever the plugin's code is not at work: the counts are those of the tasks, and nothing is missing. */
+  /** Invariants outside the plugin's code: the counts are those of the tasks, and nothing is missing. */
   counts (): void {
     const stats = this.#stats()
     const sum = STATES.reduce((total, state) => total + stats[state], 0)
     this.expect(sum === stats.accepted, `the states do not add up to accepted: ${JSON.stringify(stats)}`)
   }
 
-  /** What must hold between two turns of the event loop, too: what executes is what runs, or what has been given up. */
+  /** Invariants between two turns of the event loop, too: each function at work belongs to a running or an abandoned task. */
   turn (): void {
     this.#previousTurn = this.#lastTurn
     this.#lastTurn = performance.now()

@@ -14,7 +14,9 @@ export const root = resolve(__dirname, '../..')
 
 /** Runs a program without what tap hands on to each process, which would slow it down, and would load packages in it. */
 export async function run (command: string, args: string[], cwd: string): Promise<string> {
-  const { stdout } = await promisify(execFile)('env', ['-u', 'NODE_OPTIONS', command, ...args], { cwd })
+  // A tap inside would take the settings of this one, and write over its results.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'NODE_OPTIONS' && !/^_?TAP/.test(name)))
+  const { stdout } = await promisify(execFile)(command, args, { cwd, env })
   return stdout
 }
 
@@ -38,7 +40,7 @@ export interface Package {
   optionalPeers: string[]
 }
 
-/** What a copy of the project does without. */
+/** Files that a copy of the project lacks. */
 const LEFT_OUT = ['.cache', '.git', '.tap', 'dist', 'node_modules']
 
 /** A copy of the project is packed: the build of another test would otherwise be removed under its feet. */
@@ -65,21 +67,25 @@ export async function pack (t: Test): Promise<Package> {
   }
 }
 
-/** What a user writes to import an entry of `exports`. */
+/** The name of an entry of `exports` in a user's import. */
 export function specifier ({ manifest }: Package, entry: string): string {
   return manifest.name + entry.slice(1)
 }
 
-/** The folder of a project that has installed the package, what it depends on, and of its optional peers only these. */
-export async function install (t: Test, installed: Package, peers: readonly string[] = []): Promise<string> {
+/**
+ * The folder of a project that has installed the package, what it depends on, and of its optional peers only these.
+ * @param nodeTypes the package that is taken for `@types/node`
+ */
+export async function install (t: Test, installed: Package, peers: readonly string[] = [], nodeTypes = '@types/node'): Promise<string> {
   const folder = await temporaryFolder(t)
   const { manifest, optionalPeers } = installed
   await cp(installed.folder, join(folder, 'node_modules', manifest.name), { recursive: true })
   const required = Object.keys(manifest.peerDependencies).filter(name => !optionalPeers.includes(name))
-  for (const name of ['@types/node', ...Object.keys(manifest.dependencies), ...required, ...peers]) {
+  const names = [...Object.keys(manifest.dependencies), ...required, ...peers]
+  for (const [name, source] of [['@types/node', nodeTypes], ...names.map(name => [name, name])] as Array<[string, string]>) {
     const path = join(folder, 'node_modules', name)
     await mkdir(dirname(path), { recursive: true })
-    await symlink(join(root, 'node_modules', name), path)
+    await symlink(join(root, 'node_modules', source), path)
   }
   return folder
 }

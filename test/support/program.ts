@@ -9,7 +9,7 @@ export interface Program {
   concurrency: number
   maxPending: number
   requests: RequestProgram[]
-  /** What the application itself does, beside the requests. */
+  /** Steps of the application itself, beside the requests. */
   app: Step[]
   /** Closed when so many tasks have been accepted, at the latest when everything else is done. */
   close: { afterTasks: number, timeout: number } | null
@@ -21,9 +21,9 @@ export interface RequestProgram {
   transport: 'inject' | 'socket' | { leavesAfterTurns: number }
   handler: Step[]
   end: 'return' | 'return 404' | 'throw' | 'send error'
-  /** What the error handler does. */
+  /** Steps of the error handler. */
   error: Step[]
-  /** What the handler leaves behind: done so many turns after its end. */
+  /** Steps some turns after the handler's end. */
   late: { afterTurns: number, steps: Step[] }
 }
 

@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { until } from './conformance'
+import { NEVER_MS, until } from './until'
 import { account, Faults } from './faults'
 import type { OwnService } from './services'
 
@@ -32,7 +32,7 @@ export async function restartFaults (t: Test, server: OwnService, signal: 'SIGTE
   await Promise.all(clients)
   t.same([...statuses.keys()].sort(), [202, 503])
   t.comment(`${statuses.get(202)} times 202, ${statuses.get(503)} times 503, the slowest answer after ${Math.round(slowest)} ms`)
-  t.ok(slowest < 6_000, 'storeTimeout is 2 s')
+  t.ok(slowest < NEVER_MS / 4, `storeTimeout is 2 s, and the slowest answer came after ${slowest} ms`)
   await until('all have run', () => {
     const ran = faults.ran()
     return [...acknowledged].every(n => ran.has(n))

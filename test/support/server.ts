@@ -3,6 +3,7 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import backgroundTasks, { type BackgroundTasksOptions, type Stats, type TaskDefinition } from '../../index'
+import { NEVER_MS, until } from './until'
 
 /** A line that the application has logged. */
 export interface LogLine {
@@ -39,10 +40,22 @@ export async function listen (app: FastifyInstance): Promise<{ url: string, port
   return { url: `http://127.0.0.1:${port}`, port }
 }
 
-/** A promise with its resolving function outside, for a test that waits for one thing to happen. */
+/**
+ * A promise with its resolving function outside, for a test that waits for one thing to happen. If that never comes, the promise
+ * rejects, with the line that made it.
+ */
 export function signal<T = void> (): { promise: Promise<T>, resolve: (value: T) => void } {
   let resolve!: (value: T) => void
-  const promise = new Promise<T>(_resolve => { resolve = _resolve })
+  const missing = new Error('this signal of the test never came')
+  const promise = new Promise<T>((_resolve, reject) => {
+    const timer = setTimeout(() => reject(missing), NEVER_MS).unref()
+    resolve = value => {
+      clearTimeout(timer)
+      _resolve(value)
+    }
+  })
+  // Many tests keep a task waiting for a signal that they never give.
+  promise.catch(() => {})
   return { promise, resolve }
 }
 
@@ -58,11 +71,7 @@ export function block (ms: number): void {
 
 /** Resolves with the progress that the task of this id has told of, and so runs. */
 export async function begun (app: FastifyInstance, id: string): Promise<unknown> {
-  for (;;) {
-    const { progress } = (await app.backgroundTasks.find(id))!
-    if (progress !== undefined) return progress
-    await turns(1)
-  }
+  return until(`progress of task ${id}`, async () => (await app.backgroundTasks.find(id))!.progress)
 }
 
 /** Runs a task and resolves with its result. */
@@ -83,9 +92,10 @@ export async function settled (app: FastifyInstance, expected: Partial<Stats>): 
     const stats = app.backgroundTasks.stats()
     return names.every(name => stats[name] >= expected[name]!)
   }
-  while (!isThere()) await turns(1)
+  const deadline = performance.now() + NEVER_MS
+  while (!isThere() && performance.now() < deadline) await turns(1)
   await turns()
   const stats = app.backgroundTasks.stats()
   const found = Object.fromEntries(Object.entries(stats).filter(([name, count]) => count !== 0 && name !== 'accepted'))
-  assert.deepEqual(found, expected)
+  assert.deepEqual(found, expected, 'the tasks by state')
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import type { Test } from 'tap'
-import type { Database, NodeSqlite } from '../../lib/backends/node-sqlite'
+import type { Database, NodeSqlite } from '../../lib/backends/sqlite/node-sqlite'
 
 /** Why a test that needs `node:sqlite` cannot run, or `false`. */
 export const noSqlite: string | false = process.getBuiltinModule?.('node:sqlite') !== undefined

@@ -1,4 +1,4 @@
-import type { Deliver, Delivery, DeliveryEnd, StoredTask, TaskBackend, TaskInfo, TaskList } from '../../lib/backends/backend'
+import type { Deliver, Delivery, DeliveryEnd, StoredTask, TaskBackend, TaskInfo, TaskList } from '../../types/backend'
 
 /** A task as a backend is given it, with nothing of its own but what the test says. */
 export const storedTask = (task: Partial<StoredTask> & { name: string }): StoredTask => ({
@@ -15,11 +15,17 @@ export const storedTask = (task: Partial<StoredTask> & { name: string }): Stored
   ...task
 })
 
+/** Has a backend hand out tasks, none of which needs a thread. */
+export function work (backend: TaskBackend, concurrency: number, deliver: Deliver): Promise<void> {
+  return backend.work(concurrency, deliver, { names: new Set(), free: () => 0 })
+}
+
 /** A backend whose server is the test. */
 export class StubBackend implements TaskBackend {
   readonly name = 'stub'
   writes = 1
-  /** What each call of `store` was given. */
+  keepsWaiting?: string
+  /** The tasks of each call of `store`. */
   readonly written: StoredTask[][] = []
   readonly cancelled: string[] = []
   readonly infos = new Map<string, TaskInfo>()
@@ -89,5 +95,14 @@ export class StubBackend implements TaskBackend {
   /** The payloads of all that was written. */
   get payloads (): unknown[] {
     return this.written.flat().map(({ payload }) => payload === null ? undefined : JSON.parse(payload))
+  }
+}
+
+/** One that finds what it was given, unless that was cancelled. */
+export class FindingBackend extends StubBackend {
+  override find (id: string) {
+    const task = this.written.flat().find(task => task.id === id)
+    const found = task !== undefined && !this.cancelled.includes(id)
+    return Promise.resolve(found ? { id, name: task.name, state: 'pending' as const, attempts: 0, progress: undefined, result: undefined, error: undefined } : null)
   }
 }

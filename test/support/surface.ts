@@ -1,8 +1,8 @@
-/** What one entry of the package exports. */
+/** The exports of one entry of the package. */
 export interface Surface {
-  /** What exists at run time. */
+  /** Names at run time. */
   values: string[]
-  /** What exists for TypeScript only. */
+  /** Names for TypeScript only. */
   types: string[]
   /** The optional peers whose types it cannot do without. */
   needs?: string[]
@@ -15,12 +15,14 @@ export const SURFACE: Record<string, Surface> = {
     types: [
       'AbandonMessage', 'AppBackgroundTasks', 'BackgroundTasks', 'BackgroundTasksOptions', 'BackoffOptions', 'CapturedTask', 'DefinitionOptions',
       'DropMessage', 'Outcome', 'RetryMessage', 'RunMessage', 'RunOn', 'SettleMessage', 'Stats', 'TaskContext', 'TaskDefinition', 'TaskHandle',
-      'TaskHandler', 'TaskInfo', 'TaskMessage', 'TaskOptions', 'TaskState', 'ThreadDefinitionOptions', 'ThreadOptions'
+      'TaskHandler', 'TaskInfo', 'TaskMessage', 'TaskOptions', 'TaskState', 'ThreadDefinitionOptions', 'ThreadOptions',
+      'TransactionClient', 'TransactionTaskOptions'
     ]
   },
   './awilix': { values: [], types: ['RequestCradle'], needs: ['@fastify/awilix', 'awilix'] },
   './awilix/async-context': { values: [], types: ['Cradle'], needs: ['@fastify/awilix', 'awilix'] },
   './bullmq': { values: ['bullmq'], types: ['BullmqOptions', 'Retention'] },
+  './celery': { values: ['celery'], types: ['CeleryOptions'] },
   './sqlite': { values: ['sqlite'], types: ['Retention', 'SqliteOptions'] },
   './dashboard': { values: ['dashboard'], types: ['DashboardOptions'] },
   './otel': { values: ['BackgroundTasksInstrumentation'], types: ['BackgroundTasksInstrumentationConfig'], needs: ['@opentelemetry/api'] }

@@ -6,7 +6,7 @@ import { registerInstrumentations } from '@opentelemetry/instrumentation'
 import { AggregationTemporality, InMemoryMetricExporter, MeterProvider, PeriodicExportingMetricReader, type Histogram } from '@opentelemetry/sdk-metrics'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor, type ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import type { Test } from 'tap'
-import { BackgroundTasksInstrumentation, type BackgroundTasksInstrumentationConfig } from '../../lib/otel'
+import { BackgroundTasksInstrumentation, type BackgroundTasksInstrumentationConfig } from '../../lib/observe/otel'
 
 export interface Telemetry {
   instrumentation: BackgroundTasksInstrumentation

@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript'
 
 /*
- * What lets tests load TypeScript does not reach into worker threads: there, the pool is given the JavaScript that a build
+ * The loader of TypeScript does not reach into worker threads: there, the pool is given the JavaScript that a build
  * would have made of the files that it loads.
  */
 
@@ -28,18 +28,19 @@ export function compile (folder: string, files: string[]): void {
 
 /** The sources of the package. */
 export const sources = ['index.ts', 'types/fastify.ts', ...readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' })
-  .filter(file => file.endsWith('.ts')).map(file => `lib/${file}`)]
+  .filter(file => file.endsWith('.ts') && !file.endsWith('.d.ts')).map(file => `lib/${file}`)]
 
 mkdirSync(join(root, '.tap'), { recursive: true })
 /** Where the JavaScript is that threads load. */
 export const folder = mkdtempSync(join(root, '.tap', 'threads-'))
 process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
-compile(folder, sources.filter(file => /\/(thread-|thrown|errors|propagation|received)/.test(file)))
+compile(folder, sources.filter(file => /^lib\/(threads|shared|task\/module|observe\/propagation)/.test(file)))
 
-const loader = Module as unknown as { _resolveFilename (name: string, ...args: unknown[]): string }
+const loader = Module as unknown as { _resolveFilename (name: string, parent?: { filename: string }, ...args: unknown[]): string }
 const resolveFilename = loader._resolveFilename
-loader._resolveFilename = function (name, ...args) {
-  return resolveFilename.call(this, name === './thread-worker' ? join(folder, 'lib', 'thread-worker.js') : name, ...args)
+loader._resolveFilename = function (name, parent, ...args) {
+  const isWorker = name === './worker' && parent?.filename === join(root, 'lib', 'threads', 'pool.ts')
+  return resolveFilename.call(this, isWorker ? join(folder, 'lib', 'threads', 'worker.js') : name, parent, ...args)
 }
 
 // Threads would load tap's loaders, to no effect but seconds of waiting.

@@ -9,6 +9,7 @@
  */
 
 const { readFileSync } = require('node:fs')
+const { join } = require('node:path')
 const ts = require('typescript')
 
 const COMMON = { target: ts.ScriptTarget.ES2022, lib: ['lib.es2023.d.ts'], types: ['node'], strict: true, noEmit: true, skipLibCheck: false }
@@ -22,8 +23,8 @@ const MODES = {
 /** Parsed once for each way to resolve modules. */
 const parsed = new Map()
 
-function createProgram (files, mode) {
-  const options = { ...COMMON, ...MODES[mode] }
+function createProgram ({ folder, mode, files }) {
+  const options = { ...COMMON, ...MODES[mode], typeRoots: [join(folder, 'node_modules/@types')] }
   const host = ts.createCompilerHost(options)
   const { getSourceFile } = host
   host.getSourceFile = (name, ...args) => {
@@ -34,8 +35,9 @@ function createProgram (files, mode) {
   return ts.createProgram(files, options, host)
 }
 
-function problems ({ folder, mode, files }) {
-  const program = createProgram(files, mode)
+function problems (project) {
+  const { folder } = project
+  const program = createProgram(project)
   const own = program.getSourceFiles().filter(({ fileName }) => fileName.startsWith(folder))
   const diagnostics = [
     ...program.getOptionsDiagnostics(),

@@ -1,0 +1,139 @@
+import type { FastifyRequest } from 'fastify'
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { Add, AppBackgroundTasks } from '../../types/collector'
+import type { CapturedTask, Stats, TaskHandle, TaskInfo } from '../../types/task'
+import { addChannel, publishAdd } from '../observe/channels'
+import { Line } from '../run/line'
+import { FST_BGT_IDLE_IN_HANDLER, FST_BGT_NO_ASYNC_CONTEXT } from '../shared/errors'
+import type { HandOver } from '../store/hand-over'
+import type { Task } from '../task/task'
+import { addInTransaction } from './add-in-transaction'
+import { assertBound } from './bound'
+import { createTask } from './create-task'
+import type { CollectorParts } from './parts'
+import { RequestTasks } from './request-tasks'
+
+/** The application's collector: `app.backgroundTasks`. Each of its tasks has a line of its own. Made at registration. */
+export class AppTasks implements AppBackgroundTasks {
+  readonly #parts: CollectorParts
+  readonly #current: Add | null
+  /** Tasks on their way to the backend. */
+  readonly #storing = new Set<Promise<void>>()
+
+  /** The parts behind `app.backgroundTasks`, for the other entries of the package; `null` for any other object. */
+  static partsOf (app: object): CollectorParts | null {
+    return #parts in app ? app.#parts : null
+  }
+
+  constructor (parts: CollectorParts) {
+    this.#parts = parts
+    this.#current = parts.engine.settings.asyncContext ? new CurrentTasks(this) : null
+  }
+
+  add (first: unknown, ...args: unknown[]): TaskHandle {
+    assertBound(this)
+    const { engine, handOver } = this.#parts
+    const line = new Line(engine, null)
+    const task = createTask(engine, line, first, args)
+    engine.ledger.assertRoom()
+    engine.ledger.accept(task, line)
+    if (addChannel.hasSubscribers) publishAdd(task, line)
+    // A subscriber may have cancelled the task.
+    if (task.isSettled) return task
+    if (handOver !== null && handOver.isDurable(task)) {
+      this.#store(task, line, handOver)
+    } else {
+      engine.join(task, line)
+      engine.runner.enqueue(line)
+    }
+    return task
+  }
+
+  addInTransaction (client: unknown, first: unknown, ...args: unknown[]): Promise<TaskHandle> {
+    assertBound(this)
+    return addInTransaction(this.#parts, null, client, first, args)
+  }
+
+  #store (task: Task, line: Line, handOver: HandOver): void {
+    const stored = handOver.send([task], line)
+    this.#storing.add(stored)
+    stored.catch(error => this.#parts.engine.fail(task, line, error)).finally(() => { this.#storing.delete(stored) })
+  }
+
+  async flush (): Promise<void> {
+    await Promise.all(this.#storing)
+  }
+
+  idle (): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#parts.engine.ledger.whenLasting(() => this.#unanswered() !== null, () => {
+        const unanswered = this.#unanswered() as number
+        if (unanswered === 0) resolve()
+        else reject(new FST_BGT_IDLE_IN_HANDLER(unanswered))
+      })
+    })
+  }
+
+  /** How many requests that have tasks are not answered yet; `null` while there is anything else to wait for. */
+  #unanswered (): number | null {
+    const { ledger } = this.#parts.engine
+    if (ledger.active !== 0) return null
+    let unanswered = 0
+    for (const line of ledger.openLines()) {
+      if (!(line instanceof RequestTasks) || line.outcome !== null || line.released) continue
+      if (line.answered) return null
+      unanswered++
+    }
+    return unanswered
+  }
+
+  stats (): Stats {
+    return this.#parts.engine.ledger.stats()
+  }
+
+  async find (id: string): Promise<TaskInfo | null> {
+    const { engine, handOver } = this.#parts
+    return engine.ledger.index.find(id) ?? await handOver?.store.find(id) ?? null
+  }
+
+  get captured (): CapturedTask[] {
+    return this.#parts.engine.captured
+  }
+
+  get current (): Add {
+    if (this.#current === null) throw new FST_BGT_NO_ASYNC_CONTEXT()
+    return this.#current
+  }
+}
+
+/** The request in progress. One store for all registrations: registrations that share a DI container share its `backgroundTasks`. */
+let requests: AsyncLocalStorage<FastifyRequest>
+
+/** Runs the rest of a request's hooks and its handler so that {@link AppBackgroundTasks.current} finds the request. */
+export function runInRequest (request: FastifyRequest, next: () => void): void {
+  requests.run(request, next)
+}
+
+/** See {@link AppBackgroundTasks.current}. */
+class CurrentTasks implements Add {
+  readonly #app: AppTasks
+
+  constructor (app: AppTasks) {
+    this.#app = app
+    requests ??= new AsyncLocalStorage()
+  }
+
+  add (first: unknown, ...args: unknown[]): TaskHandle {
+    assertBound(this)
+    return this.#tasks.add(first, ...args)
+  }
+
+  addInTransaction (client: unknown, first: unknown, ...args: unknown[]): Promise<TaskHandle> {
+    assertBound(this)
+    return this.#tasks.addInTransaction(client, first, ...args)
+  }
+
+  get #tasks (): Pick<AppTasks, 'add' | 'addInTransaction'> {
+    return (requests.getStore()?.backgroundTasks ?? this.#app) as Pick<AppTasks, 'add' | 'addInTransaction'>
+  }
+}

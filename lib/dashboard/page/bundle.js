@@ -1,0 +1,78 @@
+'use strict'
+
+/*
+ * Bundles the page: its sources, Preact and uPlot become one script and one style sheet. Both packages are needed only here.
+ *
+ * node lib/dashboard/page/bundle.js FOLDER writes them into the build of the package in that folder.
+ */
+
+const { createHash } = require('node:crypto')
+const { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs')
+const { join } = require('node:path')
+
+const root = join(__dirname, '../../..')
+const PACKAGES = ['preact', 'uplot']
+const cache = join(root, '.cache/page')
+
+/** Returns the text of both, from the cache unless a source has changed. */
+exports.bundlePage = () => {
+  const { version } = require('esbuild/package.json')
+  const hash = createHash('sha1').update(version)
+  const sources = readdirSync(__dirname, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile()).map(entry => join(entry.parentPath, entry.name))
+  for (const source of sources.sort()) hash.update(`\n${source}\n`).update(readFileSync(source))
+  for (const name of PACKAGES) hash.update(require(join(root, 'node_modules', name, 'package.json')).version)
+  const file = join(cache, `${hash.digest('hex')}.json`)
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'))
+  } catch {
+    // It has not been made yet.
+  }
+  const bundle = build()
+  mkdirSync(cache, { recursive: true })
+  // Another process finds it whole or not at all.
+  writeFileSync(`${file}.${process.pid}`, JSON.stringify(bundle))
+  renameSync(`${file}.${process.pid}`, file)
+  return bundle
+}
+
+function build () {
+  const { outputFiles } = require('esbuild').buildSync({
+    entryPoints: { page: join(__dirname, 'main.tsx') },
+    outdir: cache,
+    write: false,
+    bundle: true,
+    minify: true,
+    format: 'iife',
+    target: ['chrome109', 'firefox115', 'safari16'],
+    jsx: 'automatic',
+    jsxImportSource: 'preact',
+    charset: 'utf8',
+    banner: { js: `/*!\n${PACKAGES.map(licenceOf).join('\n\n')}\n*/` },
+    tsconfig: join(__dirname, 'tsconfig.json')
+  })
+  const textOf = end => outputFiles.find(({ path }) => path.endsWith(end)).text
+  return { SCRIPT: textOf('.js'), STYLE: textOf('.css') }
+}
+
+/** Licences of the bundled libraries. */
+function licenceOf (name) {
+  return `${name}\n\n${readFileSync(join(root, 'node_modules', name, 'LICENSE'), 'utf8').trim()}`
+}
+
+/** For esbuild, which is to bundle the sources of this package: what `assets` is in the build of it. */
+exports.assetsPlugin = {
+  name: 'dashboard-assets',
+  setup ({ onLoad }) {
+    onLoad({ filter: /lib[\\/]dashboard[\\/]assets\.ts$/ }, () => ({ contents: textOfAssets(), loader: 'js' }))
+  }
+}
+
+function textOfAssets () {
+  return Object.entries(exports.bundlePage()).map(([name, text]) => `exports.${name} = ${JSON.stringify(text)}\n`).join('')
+}
+
+if (require.main === module) {
+  // The map of what was compiled is not the map of this.
+  rmSync(join(process.argv[2], 'lib/dashboard/assets.js.map'), { force: true })
+  writeFileSync(join(process.argv[2], 'lib/dashboard/assets.js'), `'use strict'\nObject.defineProperty(exports, '__esModule', { value: true })\n${textOfAssets()}`)
+}

@@ -1,0 +1,78 @@
+import type { FastifyInstance } from 'fastify'
+import type { BackgroundTasksOptions } from '../../types/options'
+import { AppTasks } from '../collect/app-tasks'
+import type { CollectorParts } from '../collect/parts'
+import { bridgeTo, type DiBridge } from '../di/bridge'
+import { Engine } from '../run/engine'
+import { type Settings, taskDefaults, threadedDefinitions } from '../run/settings'
+import { deliverTo, placesFor, threadRoomOf } from '../store/deliveries'
+import { HandOver } from '../store/hand-over'
+import { Store } from '../store/store'
+import { Threads } from '../threads'
+import { drain } from './drain'
+import { resolveOptions } from './options'
+import { requestLogs } from './request-log'
+
+/** The parts of one registration. Made when the plugin is registered; lives until the application has closed. */
+export class Application implements CollectorParts {
+  readonly #fastify: FastifyInstance
+  readonly settings: Settings
+  readonly engine: Engine
+  readonly store: Store | null
+  readonly handOver: HandOver | null
+  readonly threads: Threads | null
+  readonly di: DiBridge | null
+  readonly tasks: AppTasks
+  #drained: Promise<void> | null = null
+
+  /** @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION, FST_BGT_DUPLICATE_TASK, FST_BGT_NO_HANDLER */
+  constructor (fastify: FastifyInstance, options: BackgroundTasksOptions) {
+    const settings = this.settings = resolveOptions(options)
+    const { backend, mode, storeTimeout } = settings
+    this.#fastify = fastify
+    const engine = this.engine = new Engine(settings, fastify.log, requestLogs(fastify))
+    this.store = backend === null || mode === 'capture' ? null : new Store(backend, storeTimeout)
+    this.handOver = this.store === null ? null : new HandOver(engine, this.store)
+    this.threads = mode === 'run' && threadedDefinitions(settings).length !== 0 ? new Threads(settings.threads, engine.report) : null
+    this.tasks = new AppTasks(this)
+    this.di = bridgeTo(fastify, this, settings.asyncContext ? this.tasks.current : null)
+    engine.app = this.tasks
+    engine.threads = this.threads
+    engine.scopeMaker = this.di
+  }
+
+  get scopeKeeper (): DiBridge | null {
+    return this.di
+  }
+
+  /** @throws FST_BGT_BUNDLED, FST_BGT_MISSING_PACKAGE, FST_BGT_INVALID_MODULE, FST_BGT_THREAD_DIED */
+  async startThreads (): Promise<void> {
+    await this.threads?.check(threadedDefinitions(this.settings))
+  }
+
+  /**
+   * Connects the backend, and lets it hand out tasks. Called where there is one.
+   * @throws FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION
+   */
+  async startBackend (): Promise<void> {
+    const { engine, settings } = this
+    const store = this.store as Store
+    await store.open(this.#fastify.log, engine.logOf, taskDefaults(settings))
+    if (settings.workerConcurrency !== 0) await store.work(placesFor(settings), deliverTo(engine), threadRoomOf(engine))
+  }
+
+  /**
+   * Drains after the server has closed and before the `onClose` hooks of all plugins, by a function given to avvio: docs/design.md, "The
+   * close".
+   */
+  drainFirst (): void {
+    const avvio = this.#fastify as unknown as { onClose (fn: (instance: unknown, done: () => void) => void): void }
+    avvio.onClose((_instance, done) => { this.drain().then(done) })
+  }
+
+  /** See {@link drain}. All callers share one drain. */
+  drain (): Promise<void> {
+    this.#drained ??= drain(this)
+    return this.#drained
+  }
+}

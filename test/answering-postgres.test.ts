@@ -1,0 +1,14 @@
+import { randomUUID } from 'node:crypto'
+import { test } from 'tap'
+import { bullmq } from '../lib/backends/bullmq'
+import { answering } from './support/answering'
+import { noPostgres, postgres } from './support/services'
+
+// The table of answering.test.ts, where a server keeps the tasks.
+
+for (const writer of ['direct', 'plain'] as const) {
+  test(`BullMQ on Postgres, ${writer}`, { skip: noPostgres }, async t => {
+    const { url } = await postgres(t)
+    answering(t, { options: () => ({ backend: bullmq({ connection: url, queue: `answering-${randomUUID()}`, writer }) }) })
+  })
+}
