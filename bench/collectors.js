@@ -4,8 +4,8 @@ const Fastify = require('fastify')
 const { setImmediate: turn } = require('node:timers/promises')
 
 /**
- * Collectors of real requests with no HTTP around them: each belongs to a hijacked request, whose end comes when the
- * caller says so. Uses nothing but the plugin's public interface.
+ * Collectors of real requests without HTTP: each belongs to a hijacked request, which the caller ends. Uses the plugin's public
+ * interface only.
  */
 async function collectorsOf (build) {
   let made = []

@@ -14,9 +14,9 @@ const CONNECTIONS = 32
 const WARM_UP = 300
 
 /**
- * @param build where the plugin is
- * @param against where another build of it is, to be the baseline instead of the row's own
- * @param separate whether each side gets a process of its own
+ * @param build the folder of the plugin's build
+ * @param against the folder of another build, as the baseline instead of the row's own
+ * @param separate whether each side has its own process
  * @returns the ratios of neighbouring slices, and the microseconds of CPU time per request on either side
  */
 async function measure (row, { build, against, separate, processes, pairs, milliseconds }) {

@@ -25,13 +25,13 @@ answer({
     const samples = []
     for (let i = 0; i <= SAMPLES; i++) {
       const collectors = await make(COLLECTORS)
-      // What is made once a collector, or once a process, is not part of a task.
+      // Objects made once per collector or process do not count for a task.
       for (const { tasks } of collectors) tasks.add(noop)
       const before = heap()
       for (const { tasks } of collectors) {
         for (let j = 0; j < TASKS; j++) tasks.add(noop)
       }
-      // The first time also fills caches.
+      // The first round also fills caches.
       if (i !== 0) samples.push((heap() - before) / COLLECTORS / TASKS)
     }
     return { memory: samples }

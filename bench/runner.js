@@ -5,7 +5,7 @@ const { answer } = require('./child')
 const { collectorsOf } = require('./collectors')
 
 /*
- * What the runner takes for a task, with no HTTP around it: slices of 20 collectors, one after the other, with 1,000
+ * The runner's cost for a task, without HTTP: slices of 20 collectors, one after the other, with 1,000
  * no-op tasks each, which take turns with as many no-op tasks by hand; 50 slices are a million tasks on every side.
  */
 
@@ -23,7 +23,7 @@ async function noop () {
 /**
  * CPU time in microseconds of both steps for all collectors.
  * @param collect gets one of `subjects`
- * @param run gets what `collect` has returned, and is over when its last task has ended
+ * @param run gets the result of `collect`, and resolves when its last task has ended
  */
 async function cpuOf (subjects, collect, run) {
   const cpu = { collect: 0, run: 0 }
@@ -86,7 +86,7 @@ answer({
         bare: [nothing, bareLoop]
       }
       const cpu = {}
-      // In turn first and last: what a side leaves behind must not always be the same other one's burden.
+      // Alternate the order: the garbage of one side must not always burden the same other side.
       const names = i % 2 === 0 ? ['plugin', 'byHand', 'bare'] : ['bare', 'byHand', 'plugin']
       for (const name of names) cpu[name] = await cpuOf(collectors, ...sides[name])
       if (i < 0) continue

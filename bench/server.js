@@ -16,7 +16,7 @@ let slice
 answer({
   /**
    * Makes a side of a row and returns its port.
-   * @param build where the plugin is
+   * @param build the folder of the plugin's build
    * @param asPlugin whether to make the application with the plugin
    */
   async listen ({ row, side, build, asPlugin }) {
@@ -31,7 +31,7 @@ answer({
   },
 
   begin ({ side }) {
-    // One side must not pay for what the other has left behind. A full collection would also throw away compiled code.
+    // Collect the garbage of the other side first. A full collection would also discard compiled code.
     global.gc({ type: 'minor' })
     slice = { side: sides[side], ended: sides[side].counter.ended, cpu: process.cpuUsage() }
   },

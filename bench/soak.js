@@ -16,7 +16,7 @@ const { parseArgs } = require('node:util')
 const HOST = '127.0.0.1'
 const TASKS_PER_REQUEST = 12
 
-/** Of twenty requests so many fail, and so many are left by their client. */
+/** Of twenty requests, the number that fail, and the number whose client leaves. */
 const FAILING = 2
 const LEFT = 1
 
@@ -30,7 +30,7 @@ const GROWTH_PER_TASK = 1
 setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc')
 
-/** What each request of a kind leaves in `stats()`. */
+/** The states that a request of each kind adds to `stats()`. */
 const ACCOUNTS = {
   answered: { accepted: TASKS_PER_REQUEST, completed: 7, failed: 2, dropped: 1, cancelled: 1, replaced: 1, retried: 1 },
   failing: { accepted: TASKS_PER_REQUEST, completed: 3, dropped: 7, cancelled: 1, replaced: 1 }
@@ -81,7 +81,7 @@ async function start ({ default: backgroundTasks, defineTask }) {
     return { kind }
   })
   app.setErrorHandler(async (error, request, reply) => {
-    // In place of the one that a task adds: that task does not run.
+    // Instead of the task that a task adds: the outer task does not run.
     request.backgroundTasks.add(() => {})
     return reply.code(500).send({ message: error.message })
   })
@@ -160,7 +160,7 @@ function unsettled ({ collecting, pending, running }) {
 }
 
 async function heap () {
-  // What was let go of in this turn can be collected in the next one.
+  // Objects released in this turn can be collected in the next one.
   for (let i = 0; i < 3; i++) {
     await turn()
     gc()
@@ -175,7 +175,7 @@ function median (values) {
 /**
  * @param {{ default: Function, defineTask: Function }} plugin the package
  * @param {{ requests: number, rounds: number, connections: number, report?: (line: string) => void }} options
- * @returns what is wrong, nothing if nothing is; and by how many bytes the heap grew, or might have grown, from the second quarter to the last
+ * @returns the errors found, and the growth of the heap in bytes, measured and at most, from the second quarter to the last
  */
 async function soak (plugin, { requests, rounds, connections, report = () => {} }) {
   const app = await start(plugin)

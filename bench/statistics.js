@@ -9,7 +9,7 @@ function quantile (samples, share) {
   return sorted[low] + (sorted[high] - sorted[low]) * (at - low)
 }
 
-/** Median and quartiles, and how many samples they come from. */
+/** Median, quartiles, and the number of samples. */
 function summarize (samples) {
   return { median: quantile(samples, 0.5), q1: quantile(samples, 0.25), q3: quantile(samples, 0.75), samples: samples.length }
 }

@@ -8,7 +8,7 @@ const work = require('./work')
 
 /*
  * The server process: `/idle` is measured, `/start` keeps tasks waiting until `/stop`, on the main thread or on threads.
- * `bare` is a thread without tasks, which computes and says nothing: what it costs, any pool costs.
+ * `bare` is a thread that computes without tasks or messages: its cost is the least of any pool.
  */
 
 let runTask
@@ -40,7 +40,7 @@ answer({
     await app.listen({ host: '127.0.0.1', port: 0 })
     return app.server.address().port
 
-    /** Adds a task, and the next one when it is done. */
+    /** Adds a task, and the next one when it has ended. */
     function add () {
       runTask(primes).then(state => {
         if (state === 'completed') done++
@@ -49,7 +49,7 @@ answer({
     }
   },
 
-  /** Runs so many tasks that are over at once. */
+  /** Runs a number of tasks that end at once. */
   async warmUp ({ count }) {
     for (let i = 0; i < count; i++) await runTask(1)
   }

@@ -12,7 +12,7 @@ const { start } = require('../child')
 const { quantile, summarize } = require('../statistics')
 
 /*
- * How long an idle route takes beside tasks that hold their thread. A process for each server; slices take turns. The idle
+ * The latency of an idle route beside tasks that hold their thread. A process for each server; slices take turns. The idle
  * route is asked at a fixed pace, whether the answer before has come or not: a client that waits for it would ask least often
  * when the server is slowest. Each task that is done adds another one, so that the server is asked nothing else meanwhile:
  * requests that add them would be in the way of those that are measured, and the idle server has none.
@@ -21,11 +21,11 @@ const { quantile, summarize } = require('../statistics')
 const HOST = '127.0.0.1'
 /** Milliseconds between two requests. */
 const PACE = 5
-/** Requests before the first slice, and tasks that are over at once: so many that the engine has compiled what they go through. */
+/** Requests, and tasks that end at once, before the first slice: enough for V8 to compile their code. */
 const WARM_UP = 5_000
 /** Threads that run tasks, the plugin's default. */
 const THREADS = Math.max(availableParallelism() - 1, 1)
-/** Tasks that have been added and not been done: so many that no thread of the pool is ever without one. */
+/** Unsettled tasks: enough that no thread of the pool is ever idle. */
 const BACKLOG = 4 * THREADS
 
 const USAGE = `npm run bench:blocking -- [options]
@@ -80,8 +80,8 @@ async function main () {
 }
 
 /**
- * Lets the client, which shares the cores with the server, have one as soon as it wants it: else its own waits for a core
- * would be measured as the server's. Returns whether it may.
+ * Raises the client's priority: its own waits for a core, which it shares with the server, would be measured as the server's. Returns
+ * whether the system allows it.
  */
 function preferClient () {
   return spawnSync('chrt', ['--fifo', '--pid', '1', process.pid]).status === 0
@@ -91,7 +91,7 @@ async function warmUp ({ port }) {
   for (let i = 0; i < WARM_UP; i += 10) await Promise.all(Array.from({ length: 10 }, () => ask(port)))
 }
 
-/** The latencies of the idle route, in ms, and how many tasks were done a second meanwhile. */
+/** The latencies of the idle route, in ms, and the tasks settled per second meanwhile. */
 async function slice ({ port, tasks }, milliseconds) {
   for (let i = 0; i < tasks; i++) await send(port, 'POST', '/start')
   const before = await done(port)
@@ -100,13 +100,13 @@ async function slice ({ port, tasks }, milliseconds) {
   for (let next = began; next < began + milliseconds; next += PACE) {
     await sleep(Math.max(next - performance.now(), 0))
     answers.push(ask(port))
-    // One that fails is seen when the slice is over, and the servers are stopped then.
+    // A failed request is reported when the slice is over, and the servers are stopped then.
     answers.at(-1).catch(() => {})
   }
   const latencies = await Promise.all(answers)
   const rate = (await done(port) - before) / (performance.now() - began) * 1000
   if (tasks > 0) await stop(port)
-  // Until the next slice a server may find that a connection has waited long enough, just when it is used again.
+  // Else a server may close a connection as idle just when the next slice uses it.
   agent.destroy()
   return { p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), rate }
 }
@@ -150,7 +150,7 @@ async function fastApi (python, primes, busy) {
   const { port } = server.address()
   server.close()
   await once(server, 'close')
-  // The same time of work, not the same work: Python takes longer for it.
+  // The same duration, not the same work: Python takes longer for the same work.
   const child = spawn(python, ['-m', 'uvicorn', 'application:app', '--app-dir', __dirname, '--host', HOST, '--port', port, '--no-access-log', '--log-level', 'warning', '--timeout-keep-alive', '75'], {
     stdio: ['ignore', 'inherit', 'inherit'],
     env: { ...process.env, PRIMES: String(Math.round(primes / 8)), PYTHONDONTWRITEBYTECODE: '1' }
@@ -158,7 +158,7 @@ async function fastApi (python, primes, busy) {
   for (let i = 0; i < 100 && child.exitCode === null; i++) {
     try {
       await done(port)
-      // Each of these takes a thread of its pool.
+      // Each of these tasks takes a thread of the pool.
       return { name: busy ? 'FastAPI, tasks on its thread pool' : 'FastAPI, idle', tasks: busy ? THREADS : 0, port, stop: async () => { child.kill('SIGKILL') } }
     } catch {
       await sleep(100)
@@ -176,7 +176,7 @@ function print (samples, first) {
       p50: summarize(slices.map(({ p50 }) => p50)),
       p99: summarize(slices.map(({ p99 }) => p99)),
       rate: summarize(slices.map(({ rate }) => rate)),
-      // To the idle server's slice of the same round: a busy machine changes from second to second.
+      // Compare with the idle server's slice of the same round: a busy machine changes from second to second.
       ratio: summarize(slices.map(({ p99 }, round) => p99 / idle[round].p99))
     }
   })

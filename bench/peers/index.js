@@ -172,7 +172,7 @@ async function measure (servers) {
 async function slice (load, server, { path, tasks }, milliseconds) {
   const { port } = server
   const before = await account(server)
-  // Anew each time: uvicorn closes idle connections after five seconds.
+  // New connections each time: uvicorn closes idle ones after five seconds.
   await load.call('open', { port, count: CONNECTIONS })
   const { requests, seconds, p50, p99 } = await load.call('run', { port, method: 'POST', path: `${path}/somebody@example.com`, milliseconds })
   await load.call('close', { port })

@@ -2,19 +2,21 @@
 
 const { mkdtempSync, rmSync } = require('node:fs')
 const { tmpdir } = require('node:os')
-const { join } = require('node:path')
+const { join, resolve } = require('node:path')
 const { parseArgs } = require('node:util')
 const { start } = require('../child')
+const { measureRunning, printRunning } = require('../running')
 const { quantile } = require('../statistics')
 
 /*
- * What it costs a server to keep tasks: how many requests a second, 64 at a time, can add one, and how long a route that
- * has nothing to do with them takes meanwhile. `node:sqlite` holds the thread while it writes: the p99 of that route
- * shows for how long. REDIS_URL and DATABASE_URL add rows.
+ * The cost of storing tasks for a server: the rate of requests that add one, 64 at a time, and the latency of a route without tasks
+ * meanwhile. `node:sqlite` holds the thread while it writes: the p99 of that route
+ * shows for how long. REDIS_URL and DATABASE_URL add rows. At last, how fast tasks of a file run, beside a loop written by hand.
  */
 
 const CONNECTIONS = 64
 const WARM_UP = 1_000
+const RUNNING_ROUNDS = 15
 
 const { values } = parseArgs({
   options: {
@@ -57,12 +59,14 @@ async function measure ({ store, worker = false, quiet = false }) {
 async function main () {
   const folder = mkdtempSync(join(values.folder, 'bench-sqlite-'))
   const results = new Map()
+  let running
   try {
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const row of rows(folder)) {
         results.set(row.name, [...results.get(row.name) ?? [], await measure(row)])
       }
     }
+    running = await measureRunning(resolve('dist'), join(folder, 'running.db'), RUNNING_ROUNDS)
   } finally {
     rmSync(folder, { recursive: true })
   }
@@ -71,6 +75,7 @@ async function main () {
     const median = (field, digits) => samples[0][field] === undefined ? '' : quantile(samples.map(sample => sample[field]), 0.5).toFixed(digits)
     return { tasks: name, 'added/s': median('rate', 0), 'p99 of adding, ms': median('p99', 1), 'p50 of another route, ms': median('idleP50', 2), 'p99 of it, ms': median('idleP99', 2) }
   }))
+  printRunning('SQLite', running)
 }
 
 main()

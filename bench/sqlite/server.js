@@ -6,7 +6,7 @@ const { bullmq } = require('../../dist/lib/backends/bullmq')
 const { sqlite } = require('../../dist/lib/backends/sqlite')
 const { answer } = require('../child')
 
-/* A server whose one route adds a task that is to be kept, and whose other one has nothing to do with tasks. */
+/* A server with one route that adds a stored task, and one without tasks. */
 
 const task = backgroundTasks.defineTask('task', async () => {})
 
