@@ -139,6 +139,8 @@ namespace fastifyBackgroundTasks {
   export type AbandonMessage = types.AbandonMessage
   export type SettleMessage = types.SettleMessage
   export type RunOn = types.RunOn
+  export type Schedule<Payload = any> = types.Schedule<Payload>
+  export type ScheduleInfo = types.ScheduleInfo
   export type Stats = types.Stats
   export type TransactionClient = types.TransactionClient
   export type TransactionTaskOptions = types.TransactionTaskOptions

@@ -109,6 +109,39 @@ export interface TaskRecord extends ListedTask {
   result: unknown
 }
 
+/** When a schedule is due: by an expression in a time zone, or at each multiple of `every` since 1970. The other fields are `null`. */
+export type ScheduleRule =
+  | { readonly cron: string, readonly timezone: string, readonly every: null }
+  | { readonly cron: null, readonly timezone: null, readonly every: number }
+
+/** A schedule as a backend keeps it: all fields are JSON. */
+export interface StoredSchedule {
+  /** At most 100 letters, digits and `.`, `_`, `-`, `/`. */
+  readonly id: string
+  /** See `lib/shared/rule.ts`, which finds the due times. */
+  readonly rule: ScheduleRule
+  /** Whether a run may begin while the last one has not settled. If not, the template has the dedupe id `$schedule:` and the id, which `add` refuses. */
+  readonly overlap: boolean
+  /** The template of the runs: each has a UUID of its own. `requestId` and `carrier` are `null`. */
+  readonly task: Omit<StoredTask, 'id'>
+}
+
+/** What a backend knows of a schedule. Times are in ms of `Date.now()`. */
+export interface ScheduleState {
+  readonly id: string
+  /** The name of the runs' definition. */
+  readonly task: string
+  readonly rule: ScheduleRule
+  /** The next due time; `null` if there is none. */
+  readonly next: number | null
+  /** The last due time that has come, whether its run was stored or skipped; `null` before the first. */
+  readonly last: number | null
+  /** The id of the last run that was stored; `null` before the first. */
+  readonly lastId: string | null
+  /** Runs that were skipped because the last one had not settled. */
+  readonly skipped: number
+}
+
 /** A store of tasks. Made by a factory of this package, used by one registration of the plugin at a time. */
 export interface TaskBackend {
   /** The name in logs and errors. */
@@ -123,9 +156,9 @@ export interface TaskBackend {
   start (log: FastifyBaseLogger, logOf: LogOf, timeout: number, definitions: ReadonlyMap<string, TaskDefaults>): Promise<void>
   /**
    * Unsupported options of `add`, each with the reason; `add` throws FST_BGT_UNSUPPORTED for them. `transaction`: why there is no
-   * `storeInTransaction`.
+   * `storeInTransaction`. `schedules`: why there is no `schedule`.
    */
-  readonly refuses?: { readonly dedupe?: string, readonly transaction?: string }
+  readonly refuses?: { readonly dedupe?: string, readonly transaction?: string, readonly schedules?: string }
   /**
    * Why `cancel` may resolve with `false` for a task that still waits, for the log. Optional: without it, `false` means that the task has
    * begun.
@@ -158,7 +191,7 @@ export interface TaskBackend {
    * left to other workers.
    */
   work (concurrency: number, deliver: Deliver, threads: ThreadRoom): Promise<void>
-  /** Hands out no more tasks. */
+  /** Hands out no more tasks, and stores no more runs of schedules. */
   pause (): Promise<void>
   /** The task's state; `null` for an unknown id. */
   find (id: string): Promise<TaskInfo | null>
@@ -167,7 +200,7 @@ export interface TaskBackend {
    * aborted; with `false` if it has ended, runs in another process, or cannot be taken out (`keepsWaiting`).
    */
   cancel (id: string): Promise<boolean>
-  /** Hands out tasks again, after `pause`. Optional. */
+  /** Hands out tasks, and stores runs, again, after `pause`. Optional. */
   resume? (): Promise<void>
   /** Lists the tasks that run, wait or have failed, at most `limit` of each. Optional. */
   list? (limit: number): Promise<TaskList>
@@ -185,6 +218,23 @@ export interface TaskBackend {
    * has not failed, or another task has its dedupe id. Optional.
    */
   retry? (id: string): Promise<boolean>
+  /**
+   * Keeps schedules, and stores the run of each due time once, however many processes do so, until `pause` or `close`. Called once, after
+   * `work`.
+   *
+   * - A schedule that the store does not know is due for the first time after now. One with another rule than the stored one: likewise.
+   *   The rule of the last call counts, also for the processes that were started before. One with the stored rule keeps its next due
+   *   time; if that is past, one run is stored at once, for the latest due time. Template and `overlap` replace the stored ones.
+   * - A stored schedule that is not among these is removed, with a line in the log, if it was written by the same application: one that
+   *   has the name of a task in common with this one.
+   * - A run whose template has a dedupe id that is taken is skipped, counted, and logged; its due time has come.
+   *
+   * Optional: without it, the option `schedules` is refused with FST_BGT_UNSUPPORTED.
+   * @param tasks the names of the application's tasks
+   */
+  schedule? (schedules: readonly StoredSchedule[], tasks: readonly string[]): Promise<void>
+  /** The state of the schedules with these ids, in any order, without those that the store does not know. There where `schedule` is. */
+  schedules? (ids: readonly string[]): Promise<ScheduleState[]>
   /**
    * Disconnects, once the deliveries under way have ended, or after `ms`. Deliveries that have not ended by then return to the store, for
    * another worker. Also called after `start` or `work` has failed.
