@@ -1,7 +1,7 @@
 import type { ThreadRoom } from '../../types/backend'
 
 /** A task as an intake sees it. */
-export interface Taken {
+export interface TakenTask {
   readonly name: string
   /** Workers that went away while they had the task. */
   readonly crashes: number
@@ -29,22 +29,22 @@ export class Intake {
   }
 
   /** Whether a task could begin at once, if there is a place. */
-  canBegin ({ name, crashes }: Taken): boolean {
+  canBegin ({ name, crashes }: TakenTask): boolean {
     if (this.#count === 0) return true
     return crashes === 0 && (!this.#threads.names.has(name) || this.#onThreads < this.#threads.free())
   }
 
-  take (task: Taken): void {
+  take (task: TakenTask): void {
     this.#change(task, 1)
     this.#alone = task.crashes > 0
   }
 
-  release (task: Taken): void {
+  release (task: TakenTask): void {
     this.#change(task, -1)
     this.#alone = false
   }
 
-  #change ({ name }: Taken, by: 1 | -1): void {
+  #change ({ name }: TakenTask, by: 1 | -1): void {
     this.#count += by
     if (this.#threads.names.has(name)) this.#onThreads += by
   }

@@ -9,12 +9,8 @@ export interface ExchangeListener {
 }
 
 /**
- * A request and its reply, as far as they decide when the request's tasks start. Made with the collector, and watched from the first
- * `add` on: a request without tasks is not listened to.
- *
- * Fastify's `onResponse` hook ends the exchange. It does not fire for an HTTP/1 client that left or a stream that broke, nor behind
- * another plugin's hook that fails or never calls `done`: there the end of the raw reply does. The first of the two counts. If the
- * client left before the response had begun, the handler may still be about to add tasks, or to fail, and is waited for.
+ * A request and its reply, as far as they decide when the tasks start: docs/design.md, "When the tasks of a request start". Made with
+ * the collector, watched from the first `add` on, ended by Fastify's `onResponse` hook or the end of the raw reply.
  */
 export class Exchange {
   readonly #request: FastifyRequest

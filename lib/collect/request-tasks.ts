@@ -24,7 +24,7 @@ import type { CollectorParts, RequestLine, ScopeLease } from './parts'
  */
 export class RequestTasks extends Line implements BackgroundTasks, ExchangeListener {
   readonly #parts: CollectorParts
-  /** `null` for `LateTasks`. */
+  /** `null` where the collector was made after the exchange had ended. */
   readonly exchange: Exchange | null
   readonly #collected = new List<Task>()
   #hasAdded = false

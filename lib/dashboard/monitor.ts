@@ -27,7 +27,7 @@ interface Second {
 }
 
 /** The error of one attempt. */
-export interface Thrown {
+export interface NotedError {
   readonly at: number
   readonly error: unknown
 }
@@ -40,7 +40,7 @@ export interface Failure {
   readonly at: number
   readonly attempt: number
   /** The errors of the attempts, the last one last. */
-  readonly errors: readonly Thrown[]
+  readonly errors: readonly NotedError[]
   readonly group: string
   /** Whether the task is the backend's, which runs it again. */
   readonly delivered: boolean
@@ -80,7 +80,7 @@ export class Monitor implements Observer {
   readonly #failures = new Map<string, Failure>()
   /** All failures by group, with those that are not kept any more. The group with the newest failure comes last. */
   readonly #groups = new Map<string, Group>()
-  #earlier = new WeakMap<Task, Thrown[]>()
+  #earlier = new WeakMap<Task, NotedError[]>()
   readonly #progressed = new WeakMap<Task, number>()
   /** The running tasks; `null` while no page is open. */
   #running: Set<Task> | null = null
@@ -143,7 +143,7 @@ export class Monitor implements Observer {
   }
 
   /** The errors of a task that has not ended. */
-  errorsOf (task: Task): readonly Thrown[] {
+  errorsOf (task: Task): readonly NotedError[] {
     return this.#earlier.get(task) ?? []
   }
 

@@ -33,7 +33,7 @@ export function assertAwilixOrder (fastify: FastifyInstance, di: DiBridge | null
   if (di !== null) return
   const instances = [fastify]
   fastify.addHook('onRegister', instance => { instances.push(instance as FastifyInstance) })
-  fastify.addHook('onReady', function backgroundTasksOnReady (done) {
+  fastify.addHook('onReady', function backgroundTasksAwilixOrder (done) {
     done(instances.some(hasAwilix) ? new FST_BGT_AWILIX_ORDER() : undefined)
   })
 }

@@ -5,19 +5,17 @@ import type { Engine } from '../run/engine'
 import type { Line } from '../run/line'
 import { setDeadline } from '../shared/deadline'
 import { FST_BGT_CLOSE_TIMEOUT } from '../shared/errors'
-import { nextTurn, now, sleep } from '../shared/timers'
+import { mapInSlices } from '../shared/slices'
+import { now, sleep } from '../shared/timers'
 import { writeLog } from '../shared/write-log'
 import type { Store } from '../store/store'
 import { DROPPED, FAILED, RUNNING, STORED } from '../task/states'
 import type { Task } from '../task/task'
 import type { Threads } from '../threads'
 
-/** The grace of running tasks after their signals have aborted: this share of `closeTimeout`, at most `ABORT_GRACE_MS`. */
-const ABORT_GRACE_SHARE = 0.1
-const ABORT_GRACE_MS = 500
-
-/** The longest that abandoning tasks holds the event loop at a time. */
-const SLICE_MS = 10
+/** The grace of running tasks after their signals have aborted: this share of `closeTimeout`, at most `SIGNAL_GRACE_MS`. */
+const SIGNAL_GRACE_SHARE = 0.1
+const SIGNAL_GRACE_MS = 500
 
 /** The longest wait for the logger to write its lines. */
 const LOG_WAIT_MS = 200
@@ -40,22 +38,22 @@ export async function drain ({ engine, store, threads }: Closing): Promise<void>
   const { ledger, report, settings: { closeTimeout } } = engine
   await store?.pause()
   const deadline = Date.now() + closeTimeout
-  const abortGrace = Math.min(closeTimeout * ABORT_GRACE_SHARE, ABORT_GRACE_MS)
+  const signalGrace = Math.min(closeTimeout * SIGNAL_GRACE_SHARE, SIGNAL_GRACE_MS)
   await drained(engine, closeTimeout)
   const reason = new FST_BGT_CLOSE_TIMEOUT(closeTimeout)
   const attempts = runningTasks(engine).map(([, { attempt }]) => attempt).filter(attempt => attempt !== null)
   engine.closeReason = reason
   report.closing = true
   if (attempts.length !== 0) {
-    await inSlices(attempts, attempt => attempt.abort(reason))
-    await drained(engine, abortGrace)
+    await mapInSlices(attempts, attempt => attempt.abort(reason))
+    await drained(engine, signalGrace)
   }
   ledger.closed = true
   engine.runner.stop()
   await abandonAll(engine, reason)
   for (const end of ledger.handlers) end()
   // The DI scopes of the tasks abandoned above are still being disposed.
-  await disposed(engine, Math.max(deadline - Date.now(), abortGrace))
+  await disposed(engine, Math.max(deadline - Date.now(), signalGrace))
   reportUndisposed(engine)
   await threads?.close()
   // Tasks of the application that are still being stored fail here.
@@ -70,7 +68,7 @@ export async function drain ({ engine, store, threads }: Closing): Promise<void>
 async function abandonAll (engine: Engine, reason: Error): Promise<void> {
   const { report } = engine
   let count = 0
-  await inSlices(unsettledTasks(engine), ([task, line]) => {
+  await mapInSlices(unsettledTasks(engine), ([task, line]) => {
     // `onError` or a signal's listener, which are user code, may have cancelled the task.
     if (task.isSettled) return
     // A task that returns to its backend before it has begun is not unfinished.
@@ -101,17 +99,6 @@ function reportUndisposed ({ ledger, report }: Engine): void {
     report.disposalFailed(line, new Error('it did not end before the application closed'), task)
   }
   report.moreUndisposed(undisposed.length)
-}
-
-/** Does an action for each item, and lets the event loop turn every {@link SLICE_MS}. */
-async function inSlices<Item> (items: Item[], action: (item: Item) => void): Promise<void> {
-  let end = now() + SLICE_MS
-  for (const item of items) {
-    action(item)
-    if (now() < end) continue
-    await nextTurn()
-    end = now() + SLICE_MS
-  }
 }
 
 /**

@@ -36,7 +36,7 @@ const ADDED_FIELD = 'fastify-background-tasks-added'
 const BUCKETS_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 
 /** Telemetry of a task that is not settled. */
-interface TaskRecord {
+interface TracedTask {
   /** Time of the `add`, in ms since 1970; `null` if unknown. */
   readonly added: number | null
   /** The active context at the call of `add`. */
@@ -79,7 +79,7 @@ export class BackgroundTasksInstrumentation {
   #givenTracer: Tracer | null = null
   #givenMeter: Meter | null = null
   #givenInstruments: Instruments | null = null
-  #tasks = new WeakMap<TaskHandle, TaskRecord>()
+  #tasks = new WeakMap<TaskHandle, TracedTask>()
   /** Runs counted as in flight, each with its counter: the meter provider may change before a run ends. */
   readonly #inFlight = new Map<RunMessage, UpDownCounter>()
   readonly #openSpans = new Set<Span>()
@@ -276,7 +276,7 @@ export class BackgroundTasksInstrumentation {
   }
 
   /** Adds a span of no length for a task that never began; its end would be visible nowhere else. */
-  #settledUnrun ({ context, reason }: TaskRecord, message: SettleMessage): void {
+  #settledUnrun ({ context, reason }: TracedTask, message: SettleMessage): void {
     const { name, state, error } = message
     const span = this.#tracer.startSpan(`${state} ${name}`, {
       attributes: {
@@ -323,7 +323,7 @@ function within<T> (contextOf: () => Context, fn: () => T): T {
 }
 
 /** The record of a task that another process stored, or that was added before `enable`. */
-function foreignTask (carrier: Carrier | null): TaskRecord {
+function foreignTask (carrier: Carrier | null): TracedTask {
   const added = carrier?.[ADDED_FIELD]
   return {
     added: added === undefined ? null : Number(added),

@@ -6,15 +6,12 @@ export const AT_ONCE = 1_000
 /** The longest time without a turn of the event loop. */
 const SLICE_MS = 10
 
-/** Items between two readings of the clock: they take less than a millisecond. */
-const ITEMS_PER_CHECK = 64
-
 /** `map` for long lists: lets the event loop turn every `sliceMs`. */
 export async function mapInSlices<Item, Result> (list: readonly Item[], map: (item: Item, index: number) => Result, sliceMs = SLICE_MS): Promise<Result[]> {
   const results: Result[] = []
   let end = now() + sliceMs
   for (const [index, item] of list.entries()) {
-    if (index % ITEMS_PER_CHECK === 0 && now() >= end) {
+    if (now() >= end) {
       await nextTurn()
       end = now() + sliceMs
     }

@@ -16,7 +16,7 @@ export interface AnsweringLine extends Line {
 }
 
 /** Tasks on their way to the backend. */
-interface Transfer {
+interface Write {
   readonly tasks: Task[]
   /** Rejects if the backend did not store the tasks; they are collected again then. */
   readonly end: Promise<void>
@@ -31,7 +31,7 @@ export class DurableTasks {
   readonly #engine: Engine
   readonly #handOver: HandOver
   #collected: Task[] = []
-  readonly #transfers = new Set<Transfer>()
+  readonly #writes = new Set<Write>()
   /** The error that made the reply a 503. Sending the error page does not try to store, and wait, again. */
   #refused: Error | null = null
   /** The error that lost tasks, for the next `flush`. */
@@ -54,11 +54,11 @@ export class DurableTasks {
 
   /** Whether a reply may have to wait for the backend. */
   get waiting (): boolean {
-    return this.#collected.length !== 0 || this.#transfers.size !== 0 || (this.#beforeError !== null && this.#withReply.length !== 0)
+    return this.#collected.length !== 0 || this.#writes.size !== 0 || (this.#beforeError !== null && this.#withReply.length !== 0)
   }
 
   * tasks (): Generator<Task> {
-    for (const transfer of this.#transfers) yield * transfer.tasks
+    for (const write of this.#writes) yield * write.tasks
     yield * this.#collected
   }
 
@@ -78,7 +78,7 @@ export class DurableTasks {
    */
   store (outcome: Outcome, final = false): Promise<unknown> | null {
     // The handler has called `flush` without `await`.
-    if (this.#transfers.size !== 0) return this.#arrivals().then(() => this.store(outcome, final))
+    if (this.#writes.size !== 0) return this.#arrivals().then(() => this.store(outcome, final))
     const withdrawn = this.#beforeError === null ? null : this.#withdraw(outcome)
     let tasks = this.#take((task, beforeError) => admits(this.#engine, task, this.#request, outcome, beforeError, final))
     if (this.#refused !== null) {
@@ -96,9 +96,9 @@ export class DurableTasks {
     const tasks = this.#withReply.filter(task => task.status === STORED && isRefused(task, outcome))
     this.#withReply = []
     if (tasks.length === 0) return null
-    const end = this.#cancelAll(tasks).then(() => { this.#transfers.delete(transfer) })
-    const transfer: Transfer = { tasks: [], end }
-    this.#transfers.add(transfer)
+    const end = this.#cancelAll(tasks).then(() => { this.#writes.delete(write) })
+    const write: Write = { tasks: [], end }
+    this.#writes.add(write)
     return end
   }
 
@@ -124,8 +124,8 @@ export class DurableTasks {
    * @throws FST_BGT_STORE_FAILED
    */
   async flush (): Promise<void> {
-    // No `await` between the last check and taking the tasks: a second call must see the transfer of the first.
-    while (this.#transfers.size !== 0) await this.#arrivals()
+    // No `await` between the last check and taking the tasks: a second call must see the write of the first.
+    while (this.#writes.size !== 0) await this.#arrivals()
     await this.#storeReleasable()
     const lost = this.#lost
     this.#lost = null
@@ -134,7 +134,7 @@ export class DurableTasks {
 
   /** Waits for the present transfers, whether they succeed or fail. */
   #arrivals (): Promise<unknown> {
-    return Promise.allSettled([...this.#transfers].map(({ end }) => end))
+    return Promise.allSettled([...this.#writes].map(({ end }) => end))
   }
 
   #storeReleasable (): Promise<void> {
@@ -173,14 +173,14 @@ export class DurableTasks {
   /** @param withReply whether the reply waits for the tasks */
   #send (tasks: Task[], withReply: boolean): Promise<void> {
     if (tasks.length === 0) return Promise.resolve()
-    const end = this.#handOver.send(tasks, this.#request).then(() => { this.#transfers.delete(transfer) }, error => {
-      this.#transfers.delete(transfer)
+    const end = this.#handOver.send(tasks, this.#request).then(() => { this.#writes.delete(write) }, error => {
+      this.#writes.delete(write)
       this.#collected = tasks.filter(task => task.status === COLLECTING).concat(this.#collected)
       if (withReply) this.#refused = error
       throw error
     })
-    const transfer: Transfer = { tasks, end }
-    this.#transfers.add(transfer)
+    const write: Write = { tasks, end }
+    this.#writes.add(write)
     return end
   }
 

@@ -1,6 +1,6 @@
 import type { Worker } from 'bullmq'
 import { now } from '../../shared/timers'
-import type { Intake, Taken } from '../intake'
+import type { Intake, TakenTask } from '../intake'
 import type { TaskJob } from './jobs'
 
 /** Milliseconds for which a job that needs a thread is put aside, while none is free. */
@@ -109,6 +109,6 @@ export class JobIntake {
   }
 }
 
-function takenOf ({ name, stalledCounter }: TaskJob): Taken {
+function takenOf ({ name, stalledCounter }: TaskJob): TakenTask {
   return { name, crashes: stalledCounter }
 }

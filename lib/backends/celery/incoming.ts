@@ -15,7 +15,7 @@ export const OWN_HEADER = 'fastify-background-tasks'
 export type Layout = 'none' | 'keyword' | 'positional' | 'single'
 
 /** The content of the plugin's own header. */
-export interface Own {
+export interface OwnFields {
   layout?: Layout
   label?: string
   requestId?: string
@@ -59,9 +59,9 @@ export const TRACE_HEADERS = ['traceparent', 'tracestate', 'baggage']
 const [, SHORT] = textUpTo(255)
 
 /** Another program may have written the header. */
-export function ownOf (headers: Record<string, unknown>): Own {
+export function ownOf (headers: Record<string, unknown>): OwnFields {
   try {
-    const own = JSON.parse(String(headers[OWN_HEADER] ?? '{}')) as Own
+    const own = JSON.parse(String(headers[OWN_HEADER] ?? '{}')) as OwnFields
     return typeof own === 'object' && own !== null ? own : {}
   } catch {
     return {}

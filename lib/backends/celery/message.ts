@@ -1,7 +1,7 @@
 import type { ConsumeMessage, Options } from 'amqplib'
 import { hostname } from 'node:os'
 import type { StoredTask } from '../../../types/backend'
-import { isShort, OWN_HEADER, ownOf, signatures, TRACE_HEADERS, type Incoming, type Layout, type Own, type Signature } from './incoming'
+import { isShort, OWN_HEADER, ownOf, signatures, TRACE_HEADERS, type Incoming, type Layout, type OwnFields, type Signature } from './incoming'
 
 /*
  * How a task is a message of Celery's protocol, version 2: https://docs.celeryq.dev/en/stable/internals/protocol.html
@@ -43,7 +43,7 @@ function bodyOf (payload: string | null, layout: Layout): Buffer {
 export function messageOf (task: StoredTask, queue: string, singleArgument: boolean, now: number): Outgoing {
   const { id, name, label, payload, requestId, attempts, backoff, delay, timeout, carrier } = task
   const layout = layoutOf(payload, singleArgument)
-  const own: Own = { layout, attempts }
+  const own: OwnFields = { layout, attempts }
   const headers: Record<string, unknown> = { lang: 'js', task: name, id, root_id: id, parent_id: null, group: null }
   if (label !== name) headers.shadow = own.label = label
   if (requestId !== null) own.requestId = requestId

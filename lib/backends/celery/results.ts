@@ -44,7 +44,7 @@ export type TaskEnd =
   | { state: 'cancelled', reason: string }
 
 /** The fields of an attempt that are written with its state. */
-export type Attempt = Pick<Incoming, 'task' | 'retries' | 'ignoreResult'> & {
+export type AttemptRecord = Pick<Incoming, 'task' | 'retries' | 'ignoreResult'> & {
   /** JSON text of the last progress; `null` without one. */
   progress: string | null
 }
@@ -105,21 +105,21 @@ export class Results {
   }
 
   /** Writes a state that is not final, as Celery's `update_state` does. */
-  async note (status: 'STARTED' | 'RETRY' | 'PROGRESS', attempt: Attempt, result: unknown, traceback: string | null = null): Promise<void> {
+  async note (status: 'STARTED' | 'RETRY' | 'PROGRESS', attempt: AttemptRecord, result: unknown, traceback: string | null = null): Promise<void> {
     if (!attempt.ignoreResult) await this.#write(metaOf(status, attempt, result, traceback))
   }
 
-  async retry (attempt: Attempt, error: unknown): Promise<void> {
+  async retry (attempt: AttemptRecord, error: unknown): Promise<void> {
     await this.note('RETRY', attempt, exceptionOf(error), stackOf(error))
   }
 
   /** A task that was handed back, and is as it was before. */
-  async forget ({ task, ignoreResult }: Attempt): Promise<void> {
+  async forget ({ task, ignoreResult }: AttemptRecord): Promise<void> {
     if (!ignoreResult) await this.#redis.del(META + task.id)
   }
 
   /** Writes the outcome. A Redis that is away is waited for, for a while. */
-  async settle (attempt: Attempt, outcome: TaskEnd): Promise<void> {
+  async settle (attempt: AttemptRecord, outcome: TaskEnd): Promise<void> {
     if (attempt.ignoreResult) return
     const meta = outcomeMeta(attempt, outcome)
     const end = now() + PATIENCE_MS
@@ -154,7 +154,7 @@ export class Results {
   }
 }
 
-function metaOf (status: string, { task, retries, progress }: Attempt, result: unknown, traceback: string | null): Meta {
+function metaOf (status: string, { task, retries, progress }: AttemptRecord, result: unknown, traceback: string | null): Meta {
   return {
     status,
     result,
@@ -168,7 +168,7 @@ function metaOf (status: string, { task, retries, progress }: Attempt, result: u
   }
 }
 
-function outcomeMeta (attempt: Attempt, outcome: TaskEnd): Meta {
+function outcomeMeta (attempt: AttemptRecord, outcome: TaskEnd): Meta {
   switch (outcome.state) {
     case 'completed': {
       const meta = metaOf('SUCCESS', attempt, outcome.result === null ? null : JSON.parse(outcome.result), null)

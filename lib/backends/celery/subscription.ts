@@ -2,7 +2,7 @@ import type { Channel, ChannelModel, ConsumeMessage } from 'amqplib'
 import { setDeadline } from '../../shared/deadline'
 import { clearInterval, now, setInterval } from '../../shared/timers'
 import { atMost, Broker, ensureQueue, type BrokerOptions } from './broker'
-import { Consumer, type Held } from './held'
+import { Consumer, type HeldMessage } from './held-message'
 
 /** The worker, as its subscription sees it. */
 export interface Subscriber {
@@ -152,7 +152,7 @@ export class Subscription {
   }
 
   /** Tells RabbitMQ that a message is done with, if it can still be told: else it is handed out again. */
-  acknowledge ({ consumer, message }: Held): void {
+  acknowledge ({ consumer, message }: HeldMessage): void {
     if (this.isLive(consumer)) consumer.channel.ack(message)
   }
 

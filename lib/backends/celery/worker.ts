@@ -5,13 +5,13 @@ import type { Deliver, StoredTask, TaskDefaults } from '../../../types/backend'
 import type { Intake } from '../intake'
 import { loggedTask } from '../stored-task'
 import { atMost, type BrokerOptions } from './broker'
-import { Held, type Consumer } from './held'
+import { HeldMessage, type Consumer } from './held-message'
 import { readMessage, type Incoming, type UnusableMessage } from './incoming'
-import { Settlement, type SettlementOptions } from './settlement'
+import { MessageEnds, type MessageEndsOptions } from './message-ends'
 import { Shelf } from './shelf'
 import { Subscription, type Subscriber } from './subscription'
 
-export interface WorkerOptions extends SettlementOptions {
+export interface WorkerOptions extends MessageEndsOptions {
   intake: Intake
   deliver: Deliver
   maxCrashes: number
@@ -25,22 +25,22 @@ export interface WorkerOptions extends SettlementOptions {
 export class CeleryWorker implements Subscriber {
   readonly #options: WorkerOptions
   readonly #subscription: Subscription
-  readonly #settlement: Settlement
+  readonly #ends: MessageEnds
   readonly #shelf: Shelf
   /** Running, or about to be acknowledged; by the tasks' ids. */
-  readonly #running = new Map<string, Held>()
+  readonly #running = new Map<string, HeldMessage>()
   /** A message under which a worker went away, which runs alone or waits until it can. */
-  #loner: Held | null = null
+  #isolated: HeldMessage | null = null
   /** Such messages are about: the next one is taken when nothing else is here. */
-  #careful = false
+  #oneByOne = false
   #onIdle: (() => void) | null = null
   #paused = false
 
   constructor (options: WorkerOptions, brokerOptions: Omit<BrokerOptions, 'setUp'>) {
     this.#options = options
     this.#subscription = new Subscription(options.queue, this, brokerOptions)
-    this.#settlement = new Settlement(options, this.#subscription)
-    this.#shelf = new Shelf(this.#settlement)
+    this.#ends = new MessageEnds(options, this.#subscription)
+    this.#shelf = new Shelf(this.#ends)
   }
 
   open (): Promise<void> {
@@ -48,8 +48,8 @@ export class CeleryWorker implements Subscriber {
   }
 
   get wanted (): number {
-    if (this.#paused || this.#loner !== null || this.#shelf.isFull) return 0
-    if (this.#careful) return this.#running.size + this.#shelf.aside.size === 0 && !this.#settlement.returning ? 1 : 0
+    if (this.#paused || this.#isolated !== null || this.#shelf.isFull) return 0
+    if (this.#oneByOne) return this.#running.size + this.#shelf.aside.size === 0 && !this.#ends.returning ? 1 : 0
     return Math.max(this.#options.intake.places, 0)
   }
 
@@ -64,9 +64,9 @@ export class CeleryWorker implements Subscriber {
       incoming = readMessage(message, this.#options.defaultsOf)
     } catch (error) {
       consumer.credit++
-      return this.#settlement.reject(error as UnusableMessage, message, consumer)
+      return this.#ends.reject(error as UnusableMessage, message, consumer)
     }
-    const held = new Held(incoming, message, consumer)
+    const held = new HeldMessage(incoming, message, consumer)
     const { redelivered } = message.fields
     if (redelivered && this.#isKnown(held)) return
     const { wait } = held
@@ -77,40 +77,40 @@ export class CeleryWorker implements Subscriber {
   }
 
   /** Whether the task runs here, or has ended here: its first delivery was lost with a connection. */
-  #isKnown (held: Held): boolean {
+  #isKnown (held: HeldMessage): boolean {
     const running = this.#running.get(held.task.id)
     if (running !== undefined && running.key === held.key) {
       running.message = held.message
       running.consumer = held.consumer
       return true
     }
-    if (!this.#settlement.hasEnded(held)) return false
-    this.#settlement.acknowledge(held)
+    if (!this.#ends.hasEnded(held)) return false
+    this.#ends.acknowledge(held)
     this.#subscription.free(held.consumer)
     return true
   }
 
-  #expire (held: Held): void {
+  #expire (held: HeldMessage): void {
     this.#logOf(held).warn({ task: loggedTask(held.task) }, 'RabbitMQ: a background task has expired before it could begin')
-    this.#settlement.end(held, { state: 'cancelled', reason: 'expired' })
+    this.#ends.end(held, { state: 'cancelled', reason: 'expired' })
   }
 
   /** The worker that had the message was cut off: the message says so from now on, and is handed out again. */
-  #crashed (held: Held): void {
+  #crashed (held: HeldMessage): void {
     const { maxCrashes } = this.#options
     const crashes = held.incoming.crashes + 1
     const task = loggedTask(held.task)
     if (crashes <= maxCrashes) {
       this.#logOf(held).warn({ task }, 'RabbitMQ: a worker went away with a background task, which is handed out again')
-      this.#careful = true
-      return this.#settlement.return(held, { crashes })
+      this.#oneByOne = true
+      return this.#ends.return(held, { crashes })
     }
     const error = new Error(`the background task has failed: more than ${maxCrashes} workers went away with it`)
     this.#logOf(held).error({ err: error, task }, 'background task failed: too many workers went away with it')
-    this.#settlement.end(held, { state: 'failed', error })
+    this.#ends.end(held, { state: 'failed', error })
   }
 
-  #keep (held: Held, ms: number, then: () => void): void {
+  #keep (held: HeldMessage, ms: number, then: () => void): void {
     this.#shelf.keep(held, ms, () => {
       then()
       this.#subscription.adjust()
@@ -118,10 +118,10 @@ export class CeleryWorker implements Subscriber {
   }
 
   /** Has it run, now or as soon as there is a place for it. */
-  #offer (held: Held): void {
-    if (this.#loner !== null) return this.#settlement.return(held)
-    if (held.incoming.crashes > 0) return this.#settlement.track(this.#isolate(held))
-    this.#careful = false
+  #offer (held: HeldMessage): void {
+    if (this.#isolated !== null) return this.#ends.return(held)
+    if (held.incoming.crashes > 0) return this.#ends.track(this.#isolate(held))
+    this.#oneByOne = false
     this.#shelf.putAside(held)
     this.#begin()
     this.#shelf.limit(held)
@@ -134,7 +134,7 @@ export class CeleryWorker implements Subscriber {
       if (this.#options.intake.places <= 0) return
       if (this.#running.has(held.task.id) || !this.#options.intake.canBegin(held.taken)) continue
       this.#shelf.take(held)
-      this.#settlement.track(this.#run(held))
+      this.#ends.track(this.#run(held))
     }
   }
 
@@ -142,33 +142,33 @@ export class CeleryWorker implements Subscriber {
    * Runs a message under which a worker went away: alone, and with nothing else in this process that RabbitMQ would take for its
    * victim if it kills this worker, too.
    */
-  async #isolate (held: Held): Promise<void> {
-    this.#loner = held
-    this.#careful = true
+  async #isolate (held: HeldMessage): Promise<void> {
+    this.#isolated = held
+    this.#oneByOne = true
     try {
       for (const other of this.#shelf.aside) {
         this.#shelf.take(other)
-        this.#settlement.return(other)
+        this.#ends.return(other)
       }
       await this.#subscription.stop()
       if (this.#running.size !== 0) await new Promise<void>(resolve => { this.#onIdle = resolve })
-      await this.#settlement.returned()
+      await this.#ends.returned()
       await this.#subscription.arrived(held.consumer)
-      if (this.#paused) await this.#settlement.putBack(held)
+      if (this.#paused) await this.#ends.putBack(held)
       else await this.#run(held)
     } finally {
-      this.#loner = null
+      this.#isolated = null
       this.#subscription.adjust()
     }
   }
 
-  async #run (held: Held): Promise<void> {
+  async #run (held: HeldMessage): Promise<void> {
     const { intake, deliver, results, inTrouble } = this.#options
     const { task, incoming: { retries } } = held
     this.#running.set(task.id, held)
     intake.take(held.taken)
     results?.note('STARTED', held.attempt, { pid: process.pid, hostname: 'fastify-background-tasks' }).catch(inTrouble)
-    const progress = this.#settlement.progressOf(held)
+    const progress = this.#ends.progressOf(held)
     const end = await deliver({ task, attempt: retries + 1, signal: held.controller.signal, progress: value => progress.set(value) })
     held.ended = true
     intake.release(held.taken)
@@ -176,7 +176,7 @@ export class CeleryWorker implements Subscriber {
     this.#begin()
     await progress.end()
     if (end.state === 'not attempted') await this.#notAttempted(held, end.delay)
-    else await this.#settlement.settle(held, end)
+    else await this.#ends.settle(held, end)
     if (this.#running.get(task.id) === held) this.#running.delete(task.id)
     if (this.#running.size === 0) this.#onIdle?.()
     // A second message of the same task may have waited.
@@ -184,12 +184,12 @@ export class CeleryWorker implements Subscriber {
     this.#subscription.adjust()
   }
 
-  async #notAttempted (held: Held, delay: number): Promise<void> {
+  async #notAttempted (held: HeldMessage, delay: number): Promise<void> {
     await this.#options.results?.forget(held.attempt).catch(this.#options.inTrouble)
-    if (delay === 0 || this.#paused) return this.#settlement.putBack(held)
+    if (delay === 0 || this.#paused) return this.#ends.putBack(held)
     // It is in no one's way meanwhile: what is kept does not count in what may run.
     held.consumer.credit--
-    this.#keep(held, delay, () => this.#settlement.return(held))
+    this.#keep(held, delay, () => this.#ends.return(held))
   }
 
   /** The state of a task without results: known only while the task is here. */
@@ -211,12 +211,12 @@ export class CeleryWorker implements Subscriber {
     const held = this.#shelf.find(id)
     if (held === undefined) return false
     this.#shelf.take(held)
-    await this.#settlement.finish(held, { state: 'cancelled', reason: 'cancelled' })
+    await this.#ends.finish(held, { state: 'cancelled', reason: 'cancelled' })
     this.#subscription.free(held.consumer)
     return true
   }
 
-  #logOf ({ task }: Held): FastifyBaseLogger {
+  #logOf ({ task }: HeldMessage): FastifyBaseLogger {
     return this.#options.logOf(task.requestId)
   }
 
@@ -239,9 +239,9 @@ export class CeleryWorker implements Subscriber {
     const deadline = now() + ms
     this.#paused = true
     // RabbitMQ takes what is not acknowledged for the end of a worker. What is not due cannot have begun.
-    for (const held of this.#shelf.clear()) if (held.wait === 0) this.#settlement.track(this.#settlement.putBack(held))
-    await atMost(ms, this.#settlement.tracked())
-    this.#settlement.close()
+    for (const held of this.#shelf.clear()) if (held.wait === 0) this.#ends.track(this.#ends.putBack(held))
+    await atMost(ms, this.#ends.tracked())
+    this.#ends.close()
     await this.#subscription.close(Math.max(deadline - now(), 0))
   }
 }

@@ -8,13 +8,13 @@ import { isUnrecoverable } from '../../shared/unrecoverable-error'
 import type { DeliveryEnd, LogOf, StoredTask } from '../../../types/backend'
 import { Progress } from '../progress'
 import { loggedTask } from '../stored-task'
-import type { Consumer, Held } from './held'
+import type { Consumer, HeldMessage } from './held-message'
 import type { UnusableMessage } from './incoming'
 import { copyOf, followUp, type Outgoing } from './message'
 import type { TaskEnd, Results } from './results'
 import type { Subscription } from './subscription'
 
-export interface SettlementOptions {
+export interface MessageEndsOptions {
   queue: string
   /** The queue for tasks of this name. */
   queueOf: (name: string) => string
@@ -38,8 +38,8 @@ const MAX_ENDED = 10_000
  * The ends of messages: outcomes are written, whatever follows is published, and only then the message is acknowledged. Made with the
  * worker, ends with it.
  */
-export class Settlement {
-  readonly #options: SettlementOptions
+export class MessageEnds {
+  readonly #options: MessageEndsOptions
   readonly #subscription: Subscription
   /** Oldest first. */
   readonly #ended = new Set<string>()
@@ -49,7 +49,7 @@ export class Settlement {
   readonly #returns = new Set<Promise<void>>()
   #closed = false
 
-  constructor (options: SettlementOptions, subscription: Subscription) {
+  constructor (options: MessageEndsOptions, subscription: Subscription) {
     this.#options = options
     this.#subscription = subscription
   }
@@ -80,18 +80,18 @@ export class Settlement {
     while (this.returning) await Promise.allSettled(this.#returns)
   }
 
-  hasEnded ({ key }: Held): boolean {
+  hasEnded ({ key }: HeldMessage): boolean {
     return this.#ended.has(key)
   }
 
-  acknowledge (held: Held): void {
+  acknowledge (held: HeldMessage): void {
     this.#ended.add(held.key)
     if (this.#ended.size > MAX_ENDED) this.#ended.delete(this.#ended.values().next().value as string)
     this.#subscription.acknowledge(held)
   }
 
   /** The end of an attempt: of its task, or the message for the next attempt. */
-  async settle (held: Held, end: AttemptEnd): Promise<void> {
+  async settle (held: HeldMessage, end: AttemptEnd): Promise<void> {
     const { task, incoming: { retries } } = held
     if (end.state === 'completed') return this.#complete(held, end.result)
     if (end.state === 'cancelled') return this.finish(held, { ...end, reason: 'cancelled' })
@@ -102,7 +102,7 @@ export class Settlement {
     return this.putBack(held, { retries: attempts, crashes: 0, ...(delay !== 0 && { eta: Date.now() + delay }) })
   }
 
-  async #complete (held: Held, result: unknown): Promise<void> {
+  async #complete (held: HeldMessage, result: unknown): Promise<void> {
     let text: string | null = null
     try {
       text = toJson(result)
@@ -115,7 +115,7 @@ export class Settlement {
   }
 
   /** Publishes what follows the task in Celery: its callbacks, and the next step of its chain. */
-  async #follow (held: Held, result: string): Promise<void> {
+  async #follow (held: HeldMessage, result: string): Promise<void> {
     const { incoming } = held
     const rest = incoming.chain.slice(0, -1)
     const steps = [...incoming.callbacks.map(step => ({ step, rest: [] })), ...incoming.chain.slice(-1).map(step => ({ step, rest }))]
@@ -129,18 +129,18 @@ export class Settlement {
   }
 
   /** The end of a task: its outcome is written, and the message acknowledged. */
-  async finish (held: Held, outcome: TaskEnd): Promise<void> {
+  async finish (held: HeldMessage, outcome: TaskEnd): Promise<void> {
     await this.#options.results?.settle(held.attempt, outcome).catch(error => this.#notStored(held, 'result', error))
     this.acknowledge(held)
   }
 
   /** Ends a task that has not begun here. */
-  end (held: Held, outcome: TaskEnd): void {
+  end (held: HeldMessage, outcome: TaskEnd): void {
     this.track(this.finish(held, outcome).finally(() => this.#subscription.free(held.consumer)))
   }
 
   /** Gives a message back to the queue. */
-  return (held: Held, changes: Parameters<typeof copyOf>[2] = {}): void {
+  return (held: HeldMessage, changes: Parameters<typeof copyOf>[2] = {}): void {
     const returned = this.putBack(held, changes).finally(() => {
       this.#returns.delete(returned)
       this.#subscription.free(held.consumer)
@@ -150,7 +150,7 @@ export class Settlement {
   }
 
   /** Publishes a copy of the message, and acknowledges the one that is here. */
-  async putBack (held: Held, changes: Parameters<typeof copyOf>[2] = {}): Promise<void> {
+  async putBack (held: HeldMessage, changes: Parameters<typeof copyOf>[2] = {}): Promise<void> {
     if (await this.#publish(held, copyOf(held.message, this.#options.queue, changes))) this.acknowledge(held)
   }
 
@@ -158,7 +158,7 @@ export class Settlement {
    * Resolves with `true` when RabbitMQ has the message; with `false` if the message that it is for was lost: that is handed out again,
    * perhaps to another worker.
    */
-  async #publish (held: Held, message: Outgoing): Promise<boolean> {
+  async #publish (held: HeldMessage, message: Outgoing): Promise<boolean> {
     while (this.#subscription.isLive(held.consumer) && !this.#closed) {
       try {
         await this.#options.publish(message)
@@ -187,21 +187,21 @@ export class Settlement {
   }
 
   /** The progress of an attempt that begins. */
-  progressOf (held: Held): Progress {
+  progressOf (held: HeldMessage): Progress {
     return new Progress(value => this.#noteProgress(held, value), error => this.#notStored(held, 'progress', error))
   }
 
-  async #noteProgress (held: Held, value: unknown): Promise<void> {
+  async #noteProgress (held: HeldMessage, value: unknown): Promise<void> {
     const text = toJson(value) as string
     held.progress = text
     await this.#options.results?.note('PROGRESS', held.attempt, JSON.parse(text))
   }
 
-  #notStored (held: Held, what: string, err: unknown): void {
+  #notStored (held: HeldMessage, what: string, err: unknown): void {
     this.#logOf(held).warn({ err, task: loggedTask(held.task) }, `RabbitMQ: the ${what} of a background task could not be stored`)
   }
 
-  #logOf ({ task }: Held): FastifyBaseLogger {
+  #logOf ({ task }: HeldMessage): FastifyBaseLogger {
     return this.#options.logOf(task.requestId)
   }
 }

@@ -1,9 +1,9 @@
 import type { Channel, ConsumeMessage } from 'amqplib'
 import { randomUUID } from 'node:crypto'
 import type { StoredTask } from '../../../types/backend'
-import type { Taken } from '../intake'
+import type { TakenTask } from '../intake'
 import type { Incoming } from './incoming'
-import type { Attempt } from './results'
+import type { AttemptRecord } from './results'
 
 /** One consumer of AMQP. RabbitMQ delivers as many messages as have not been acknowledged of its prefetch. */
 export class Consumer {
@@ -19,7 +19,7 @@ export class Consumer {
 }
 
 /** One message that a worker has. Made when it comes, ends when it is acknowledged, or lost with its connection. */
-export class Held {
+export class HeldMessage {
   readonly incoming: Incoming
   /** Aborts when the task is cancelled. */
   readonly controller = new AbortController()
@@ -48,11 +48,11 @@ export class Held {
     return `${this.task.id} ${this.incoming.retries}`
   }
 
-  get taken (): Taken {
+  get taken (): TakenTask {
     return { name: this.task.name, crashes: this.incoming.crashes }
   }
 
-  get attempt (): Attempt {
+  get attempt (): AttemptRecord {
     return { ...this.incoming, progress: this.progress }
   }
 
