@@ -1,6 +1,6 @@
 import type { Queue } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
-import type { Deliver, ListedTask, ListName, LogOf, StoredTask, TaskBackend, TaskList, TaskRecord, ThreadRoom } from '../../../types/backend'
+import type { Deliver, ListedTask, ListName, LogOf, ScheduleState, StoredSchedule, StoredTask, TaskBackend, TaskList, TaskRecord, ThreadRoom } from '../../../types/backend'
 import type { TaskInfo } from '../../../types/task'
 import { setDeadline } from '../../shared/deadline'
 import { FST_BGT_MISSING_PACKAGE } from '../../shared/errors'
@@ -16,6 +16,7 @@ import { versionOf } from './private'
 import { RedisServer } from './redis/server'
 import { isUnreadable } from './redis/unreadable'
 import { Reports } from './reports'
+import { Schedules, statesOfSchedules } from './schedules'
 import type { BullMQ, Server } from './server'
 import { TaskWorker } from './worker'
 
@@ -36,6 +37,7 @@ export class BullmqBackend implements TaskBackend {
   #queue!: Queue<JobData>
   #writer!: JobWriter
   #worker: TaskWorker | null = null
+  #schedules: Schedules | null = null
   #silence!: Silence
   #isClosed = false
 
@@ -99,11 +101,13 @@ export class BullmqBackend implements TaskBackend {
   }
 
   async pause (): Promise<void> {
+    this.#schedules?.pause()
     await this.#worker?.pause()
   }
 
   async resume (): Promise<void> {
     await this.#worker?.resume()
+    this.#schedules?.resume()
   }
 
   /** A job that BullMQ cannot read is shown as an empty one: only its id is known. */
@@ -179,12 +183,33 @@ export class BullmqBackend implements TaskBackend {
     return job !== undefined && job.failedReason !== CANCELLED && this.#server.retry(this.#queue, job)
   }
 
+  async schedule (schedules: readonly StoredSchedule[], tasks: readonly string[]): Promise<void> {
+    const store = async (task: StoredTask): Promise<string> => {
+      const [stored] = await this.store([[task]])
+      if (stored instanceof Error) throw stored
+      return stored![0]!
+    }
+    this.#schedules = new Schedules({ queue: this.#queue, records: this.#server.schedules(this.#queue), reports: this.#reports, store })
+    await this.#schedules.begin(schedules, tasks)
+  }
+
+  async schedules (ids: readonly string[]): Promise<ScheduleState[]> {
+    return statesOfSchedules(this.#server.schedules(this.#queue), ids)
+  }
+
   async close (ms: number): Promise<void> {
+    let onDeadline!: () => void
+    const deadline = new Promise<void>(resolve => { onDeadline = resolve })
     // A server that does not answer would keep every step waiting, and the process alive.
-    const clearDeadline = setDeadline(ms, () => this.#disconnect())
+    const clearDeadline = setDeadline(ms, () => {
+      this.#disconnect()
+      onDeadline()
+    })
     this.#isClosed = true
     this.#server.stop()
+    this.#schedules?.pause()
     try {
+      await Promise.race([this.#schedules?.idle(), deadline])
       await this.#worker?.close()
       await this.#queue?.close()
       await this.#server.end()

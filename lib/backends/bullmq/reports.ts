@@ -1,7 +1,8 @@
 import type { Queue } from 'bullmq'
 import type { FastifyBaseLogger } from 'fastify'
-import type { LogOf } from '../../../types/backend'
+import type { LogOf, StoredSchedule } from '../../../types/backend'
 import { reasonOf } from '../../shared/show'
+import { logChanged, logRemoved, logSkipped } from '../schedule-log'
 import type { Secrets } from '../secrets'
 import { Troubles } from '../troubles'
 import { type JobData, loggedTask, requestIdOf, type TaskJob } from './jobs'
@@ -59,6 +60,18 @@ export class Reports {
   /** Another worker lost a task. */
   stalled (queue: Queue<JobData>, id: string): void {
     this.#about(queue, id, `${this.#name}: a worker went away with a background task, which is handed out again`)
+  }
+
+  skipped (schedule: StoredSchedule, due: number, lastId: string): void {
+    logSkipped(this.#log, schedule, due, lastId)
+  }
+
+  scheduleChanged (id: string, next: number | null): void {
+    logChanged(this.#log, id, next)
+  }
+
+  scheduleRemoved (id: string, task: string): void {
+    logRemoved(this.#log, id, task)
   }
 
   /** The queue says more about a task, if it answers. */

@@ -2,6 +2,7 @@ import type { JobJson, Processor, Queue, Worker, WorkerOptions } from 'bullmq'
 import type { JobWriter } from './job-writer'
 import type { JobData, TaskJob } from './jobs'
 import type { TaskPool } from './postgres/pool'
+import type { ScheduleRecords } from './schedule-record'
 
 export type BullMQ = typeof import('bullmq')
 
@@ -29,6 +30,8 @@ export interface Server {
   plainWriter (queue: Queue<JobData>): JobWriter
   /** Stores a job by a user's connection, in the transaction that is open there; resolves with its id, or that of the job with its dedupe id. */
   addInTransaction? (queue: Queue<JobData>, client: unknown, job: JobJson): Promise<string>
+  /** The records of a queue's schedules. */
+  schedules (queue: Queue<JobData>): ScheduleRecords
   /** A worker that begins at once. */
   openWorker (process: Processor<JobData>, options: CommonWorkerOptions, silenceMs: number): Worker<JobData>
   /** Begins what has to be done regularly beside a worker, until `stop`. */

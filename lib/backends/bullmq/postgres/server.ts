@@ -4,6 +4,7 @@ import type { JobWriter } from '../job-writer'
 import type { JobData, TaskJob } from '../jobs'
 import type { ResolvedOptions } from '../options'
 import { setSchema } from '../private'
+import type { ScheduleRecords } from '../schedule-record'
 import type { BullMQ, CommonWorkerOptions, Server } from '../server'
 import { isAboutData } from './batches'
 import { ServerClock } from './clock'
@@ -13,6 +14,7 @@ import { Heartbeat } from './heartbeat'
 import { PlainPostgresWriter } from './plain-writer'
 import { type PoolSource, runOnTables, TaskPool } from './pool'
 import { Pruning } from './pruning'
+import { PostgresSchedules } from './schedules'
 import { addInTransaction } from './transaction'
 
 /**
@@ -127,6 +129,10 @@ export class PostgresServer implements Server {
 
   addInTransaction (queue: Queue<JobData>, client: unknown, job: JobJson): Promise<string> {
     return addInTransaction(client, this.#bullmq.quoteSchemaName(this.#schema), queue.name, job)
+  }
+
+  schedules (queue: Queue<JobData>): ScheduleRecords {
+    return new PostgresSchedules(queue.name, this.pool, this.#bullmq.quoteSchemaName(this.#schema))
   }
 
   openWorker (process: Processor<JobData>, options: CommonWorkerOptions, silenceMs: number): Worker<JobData> {

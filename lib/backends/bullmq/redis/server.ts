@@ -4,11 +4,13 @@ import { isCluster } from '../connection'
 import type { JobWriter } from '../job-writer'
 import type { JobData, TaskJob } from '../jobs'
 import type { ResolvedOptions } from '../options'
+import type { ScheduleRecords } from '../schedule-record'
 import type { BullMQ, CommonWorkerOptions, Server } from '../server'
 import { checkNode } from './cluster'
 import { optionsOf, redisConnection } from './connection'
 import { PlainRedisWriter } from './plain-writer'
 import { removeFailed, retryFailed } from './failed'
+import { RedisSchedules } from './schedules'
 import { repairActive } from './unreadable'
 
 /** BullMQ on Redis. */
@@ -54,6 +56,10 @@ export class RedisServer implements Server {
 
   plainWriter (queue: Queue<JobData>): JobWriter {
     return new PlainRedisWriter(queue)
+  }
+
+  schedules (queue: Queue<JobData>): ScheduleRecords {
+    return new RedisSchedules(queue)
   }
 
   openWorker (process: Processor<JobData>, options: CommonWorkerOptions, silenceMs: number): Worker<JobData> {
