@@ -41,7 +41,7 @@ async function backgroundTasks (fastify: FastifyInstance, options: BackgroundTas
   fastify.addHook('onError', backgroundTasksOnError)
   // Ahead of the backend, which hands out tasks at once. A hook of its own has time of its own.
   if (app.threads !== null) fastify.addHook('onReady', backgroundTasksOnReadyThreads)
-  if (app.store !== null) fastify.addHook('onReady', backgroundTasksOnReady)
+  if (app.store !== null || app.schedules.isLocal) fastify.addHook('onReady', backgroundTasksOnReady)
   fastify.addHook('preClose', backgroundTasksPreClose)
   fastify.addHook('onClose', backgroundTasksOnClose)
   assertAwilixOrder(fastify, di)
@@ -83,7 +83,7 @@ async function backgroundTasks (fastify: FastifyInstance, options: BackgroundTas
   }
 
   function backgroundTasksOnReady (): Promise<void> {
-    return app.startBackend()
+    return app.start()
   }
 
   function backgroundTasksPreClose (done: Done): void {

@@ -41,7 +41,7 @@ test('add refuses a value that cannot run, at the call, and names the value', as
       [[{ backoff: { type: 'fixed' } }, noop], 'FST_BGT_INVALID_TASK_OPTION', "received { type: 'fixed' }"],
       [[{ backoff: { type: 'fixed', delay: 1, jitter: 2 } }, noop], 'FST_BGT_INVALID_TASK_OPTION', 'jitter: 2'],
       [[{ backoff: { type: 'fixed', delay: 1, factor: 2 } }, noop], 'FST_BGT_INVALID_TASK_OPTION', 'factor: 2'],
-      [[{ dedupe: 'a\0' }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'dedupe' must be a non-empty string of at most 1024 bytes in UTF-8, without NUL or half of a character, received 'a\\x00'"],
+      [[{ dedupe: 'a\0' }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'dedupe' must be a non-empty string of at most 1024 bytes in UTF-8, without NUL or half of a character, and not with '$schedule:' at its beginning, received 'a\\x00'"],
       [[{ attempts: 2 ** 31 }, noop], 'FST_BGT_INVALID_TASK_OPTION', 'received 2147483648'],
       [[{ dedupe: 'x'.repeat(1_025) }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'dedupe' must be"],
       [[{ dedupe: 'ä'.repeat(513) }, noop], 'FST_BGT_INVALID_TASK_OPTION', "'dedupe' must be"],

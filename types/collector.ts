@@ -1,4 +1,5 @@
 import type { TaskDefinition } from './definition'
+import type { ScheduleInfo } from './schedule'
 import type { CapturedTask, Stats, TaskHandle, TaskInfo, TaskOptions, TransactionTaskOptions } from './task'
 import type { TransactionClient } from './transaction'
 
@@ -107,6 +108,17 @@ export interface AppBackgroundTasks extends Add {
    * Resolves with `null` for an unknown id, and for a task of this process whose `id` was never read.
    */
   find (id: string): Promise<TaskInfo | null>
+  /**
+   * The schedules of the option `schedules`, in its order, with their next and last due times. With a backend these are the same in all
+   * processes; the rule and the task are those that its workers have started last with.
+   */
+  schedules (): Promise<ScheduleInfo[]>
+  /**
+   * Adds a run of a schedule now, with its payload. Its due times stay as they are. Resolves with the handle, once the backend has the run;
+   * with `null` if the last run has not settled, and they may not overlap.
+   * @throws FST_BGT_UNKNOWN_SCHEDULE, FST_BGT_STORE_FAILED, FST_BGT_OVERLOADED, FST_BGT_CLOSED (as rejections)
+   */
+  runSchedule (id: string): Promise<TaskHandle | null>
   /** With `mode: 'capture'`, the tasks that would have run, in order. To reset, empty the array. */
   readonly captured: CapturedTask[]
   /**

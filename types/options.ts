@@ -2,6 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { ResourceLimits } from 'node:worker_threads'
 import type { TaskBackend } from './backend'
 import type { TaskDefinition } from './definition'
+import type { Schedule } from './schedule'
 import type { TaskHandle } from './task'
 
 /** The options of the plugin. All are checked once, at registration. */
@@ -65,6 +66,13 @@ export interface BackgroundTasksOptions {
    * @default 5_000
    */
   storeTimeout?: number
+  /**
+   * Tasks that recur, by an id of at most 100 letters, digits and `.`, `_`, `-`, `/`. With a backend each due time runs once, however many
+   * processes there are, and the runs are stored by those with a `worker`; without one, and for tasks with `local: true`, it runs once in
+   * each process.
+   * @default {}
+   */
+  schedules?: Readonly<Record<string, Schedule>>
   /** The worker threads for tasks that are defined by a file. */
   threads?: ThreadOptions
   /**

@@ -1,40 +1,56 @@
 import type { FastifyRequest } from 'fastify'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Add, AppBackgroundTasks } from '../../types/collector'
+import type { ScheduleInfo } from '../../types/schedule'
 import type { CapturedTask, Stats, TaskHandle, TaskInfo } from '../../types/task'
 import { addChannel, publishAdd } from '../observe/channels'
 import { Line } from '../run/line'
+import type { ScheduleSettings } from '../run/settings'
 import { FST_BGT_IDLE_IN_HANDLER, FST_BGT_NO_ASYNC_CONTEXT } from '../shared/errors'
 import type { HandOver } from '../store/hand-over'
+import { definitionOf } from '../task/define'
+import type { Definition } from '../task/spec'
 import type { Task } from '../task/task'
 import { addInTransaction } from './add-in-transaction'
 import { assertBound } from './bound'
-import { createTask } from './create-task'
-import type { CollectorParts } from './parts'
+import { createTask, definedTask } from './create-task'
+import type { AppParts } from './parts'
 import { RequestTasks } from './request-tasks'
 
 /** The application's collector: `app.backgroundTasks`. Each of its tasks has a line of its own. Made at registration. */
 export class AppTasks implements AppBackgroundTasks {
-  readonly #parts: CollectorParts
+  readonly #parts: AppParts
   readonly #current: Add | null
-  /** Tasks on their way to the backend. */
-  readonly #storing = new Set<Promise<void>>()
+  /** Tasks on their way to the backend, each with the end of its way. */
+  readonly #storing = new Map<Task, Promise<void>>()
 
   /** The parts behind `app.backgroundTasks`, for the other entries of the package; `null` for any other object. */
-  static partsOf (app: object): CollectorParts | null {
+  static partsOf (app: object): AppParts | null {
     return #parts in app ? app.#parts : null
   }
 
-  constructor (parts: CollectorParts) {
+  constructor (parts: AppParts) {
     this.#parts = parts
     this.#current = parts.engine.settings.asyncContext ? new CurrentTasks(this) : null
   }
 
   add (first: unknown, ...args: unknown[]): TaskHandle {
     assertBound(this)
-    const { engine, handOver } = this.#parts
+    const { engine } = this.#parts
     const line = new Line(engine, null)
-    const task = createTask(engine, line, first, args)
+    return this.#accept(createTask(engine, line, first, args), line)
+  }
+
+  /** Adds a run of a schedule. */
+  addRun ({ task, payload }: ScheduleSettings, dedupe: string | null): Task {
+    const { engine } = this.#parts
+    const line = new Line(engine, null)
+    const args = payload === null ? [] : [JSON.parse(payload)]
+    return this.#accept(definedTask(engine, line, task, args, { ...(definitionOf(task) as Definition).spec, dedupe }), line)
+  }
+
+  #accept (task: Task, line: Line): Task {
+    const { engine, handOver } = this.#parts
     engine.ledger.assertRoom()
     engine.ledger.accept(task, line)
     if (addChannel.hasSubscribers) publishAdd(task, line)
@@ -56,12 +72,20 @@ export class AppTasks implements AppBackgroundTasks {
 
   #store (task: Task, line: Line, handOver: HandOver): void {
     const stored = handOver.send([task], line)
-    this.#storing.add(stored)
-    stored.catch(error => this.#parts.engine.fail(task, line, error)).finally(() => { this.#storing.delete(stored) })
+    this.#storing.set(task, stored)
+    stored.catch(error => this.#parts.engine.fail(task, line, error)).finally(() => { this.#storing.delete(task) })
+  }
+
+  /**
+   * Resolves when a task on its way to the backend has arrived there.
+   * @throws FST_BGT_STORE_FAILED (as a rejection)
+   */
+  async stored (task: Task): Promise<void> {
+    await this.#storing.get(task)
   }
 
   async flush (): Promise<void> {
-    await Promise.all(this.#storing)
+    await Promise.all(this.#storing.values())
   }
 
   idle (): Promise<void> {
@@ -94,6 +118,14 @@ export class AppTasks implements AppBackgroundTasks {
   async find (id: string): Promise<TaskInfo | null> {
     const { engine, handOver } = this.#parts
     return engine.ledger.index.find(id) ?? await handOver?.store.find(id) ?? null
+  }
+
+  schedules (): Promise<ScheduleInfo[]> {
+    return this.#parts.schedules.states()
+  }
+
+  runSchedule (id: string): Promise<TaskHandle | null> {
+    return this.#parts.schedules.run(id)
   }
 
   get captured (): CapturedTask[] {

@@ -40,7 +40,7 @@ export function checkFunction (fn: object): Definition | undefined {
   throw refusedTask(fn)
 }
 
-function definedTask (engine: Engine, line: Line, task: TaskDefinition, args: unknown[], spec: TaskSpec): Task {
+export function definedTask (engine: Engine, line: Line, task: TaskDefinition, args: unknown[], spec: TaskSpec): Task {
   if (args.length > 1) throw refusedArguments(args)
   const { tasks, backend, mode } = engine.settings
   if (tasks.get(task.name) !== task) throw new FST_BGT_UNKNOWN_TASK(task.name, received([...tasks.keys()]))

@@ -1,4 +1,6 @@
 import type { FastifyRequest } from 'fastify'
+import type { ScheduleInfo } from '../../types/schedule'
+import type { TaskHandle } from '../../types/task'
 import type { Engine } from '../run/engine'
 import type { Line } from '../run/line'
 import type { HandOver } from '../store/hand-over'
@@ -25,4 +27,9 @@ export interface CollectorParts {
   readonly handOver: HandOver | null
   /** `null` without `@fastify/awilix`. */
   readonly scopeKeeper: { lease (line: RequestLine): ScopeLease | null } | null
+}
+
+/** The parts that the application's own collector works with. */
+export interface AppParts extends CollectorParts {
+  readonly schedules: { states (): Promise<ScheduleInfo[]>, run (id: string): Promise<TaskHandle | null> }
 }

@@ -1,10 +1,11 @@
 import type { FastifyInstance } from 'fastify'
 import type { BackgroundTasksOptions } from '../../types/options'
 import { AppTasks } from '../collect/app-tasks'
-import type { CollectorParts } from '../collect/parts'
+import type { AppParts } from '../collect/parts'
 import { bridgeTo, type DiBridge } from '../di/bridge'
 import { Engine } from '../run/engine'
 import { type Settings, taskDefaults, threadedDefinitions } from '../run/settings'
+import { Schedules } from '../schedule/schedules'
 import { deliverTo, placesFor, threadRoomOf } from '../store/deliveries'
 import { HandOver } from '../store/hand-over'
 import { Store } from '../store/store'
@@ -14,7 +15,7 @@ import { resolveOptions } from './options'
 import { requestLogs } from './request-log'
 
 /** The parts of one registration. Made when the plugin is registered; lives until the application has closed. */
-export class Application implements CollectorParts {
+export class Application implements AppParts {
   readonly #fastify: FastifyInstance
   readonly settings: Settings
   readonly engine: Engine
@@ -23,6 +24,7 @@ export class Application implements CollectorParts {
   readonly threads: Threads | null
   readonly di: DiBridge | null
   readonly tasks: AppTasks
+  readonly schedules: Schedules
   #drained: Promise<void> | null = null
 
   /** @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION, FST_BGT_DUPLICATE_TASK, FST_BGT_NO_HANDLER */
@@ -35,6 +37,7 @@ export class Application implements CollectorParts {
     this.handOver = this.store === null ? null : new HandOver(engine, this.store)
     this.threads = mode === 'run' && threadedDefinitions(settings).length !== 0 ? new Threads(settings.threads, engine.report) : null
     this.tasks = new AppTasks(this)
+    this.schedules = new Schedules(engine, this.tasks, this.store)
     this.di = bridgeTo(fastify, this, settings.asyncContext ? this.tasks.current : null)
     engine.app = this.tasks
     engine.threads = this.threads
@@ -51,14 +54,19 @@ export class Application implements CollectorParts {
   }
 
   /**
-   * Connects the backend, and lets it hand out tasks. Called where there is one.
+   * Connects the backend, and lets it hand out tasks.
    * @throws FST_BGT_BACKEND_FAILED, FST_BGT_MISSING_PACKAGE, FST_BGT_NODE_VERSION
    */
-  async startBackend (): Promise<void> {
+  async #startBackend (store: Store): Promise<void> {
     const { engine, settings } = this
-    const store = this.store as Store
     await store.open(this.#fastify.log, engine.logOf, taskDefaults(settings))
     if (settings.workerConcurrency !== 0) await store.work(placesFor(settings), deliverTo(engine), threadRoomOf(engine))
+  }
+
+  /** Starts what runs by itself: the backend, and the schedules. */
+  async start (): Promise<void> {
+    if (this.store !== null) await this.#startBackend(this.store)
+    await this.schedules.start()
   }
 
   /**
@@ -72,6 +80,7 @@ export class Application implements CollectorParts {
 
   /** See {@link drain}. All callers share one drain. */
   drain (): Promise<void> {
+    this.schedules.stop()
     this.#drained ??= drain(this)
     return this.#drained
   }

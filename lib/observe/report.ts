@@ -16,6 +16,12 @@ export const lateAddWarning = createWarning({
     "For the last, set the option 'asyncContext: true'."
 })
 
+/** A schedule, for a log line. */
+interface NamedSchedule {
+  readonly id: string
+  readonly task: { readonly name: string }
+}
+
 type OnError = BackgroundTasksOptions['onError'] | null
 
 /** The most log lines of one kind at close; of further tasks only the number is logged. */
@@ -107,6 +113,18 @@ export class Report {
     if (count <= 0) return
     if (this.#silent) warn(code, `${message}: ${count}`, '')
     else this.#log({ log: this.#appLog }, 'error', message, () => ({ count }))
+  }
+
+  /** A run of a schedule that stays in this process was skipped. @param last the id of the run that has not settled */
+  runSkipped ({ id, task }: NamedSchedule, due: number, last: string): void {
+    writeLog(() => this.#appLog, 'warn', 'background task skipped: the last run of its schedule has not settled', () => ({ schedule: { id, due: new Date(due), last }, task: { name: task.name } }))
+  }
+
+  /** A run of a schedule that stays in this process could not be added. */
+  runRefused ({ id, task }: NamedSchedule, due: number, error: unknown): void {
+    const message = 'background task of a schedule could not be added'
+    if (this.#silent) warn('FST_BGT_RUN_REFUSED', `${message}: '${task.name}'`, stackOf(error))
+    else this.#log({ log: this.#appLog }, 'error', message, () => ({ err: error, schedule: { id, due: new Date(due) }, task: { name: task.name } }))
   }
 
   retry (task: Task, origin: Origin, error: unknown): void {

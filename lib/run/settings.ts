@@ -1,5 +1,5 @@
 import type { ResourceLimits } from 'node:worker_threads'
-import type { TaskBackend, TaskDefaults } from '../../types/backend'
+import type { ScheduleRule, TaskBackend, TaskDefaults } from '../../types/backend'
 import type { TaskDefinition } from '../../types/definition'
 import type { BackgroundTasksOptions } from '../../types/options'
 import { definitionOf } from '../task/define'
@@ -19,10 +19,21 @@ export interface Settings {
   /** 0 for none. */
   readonly workerConcurrency: number
   readonly storeTimeout: number
+  readonly schedules: ReadonlyMap<string, ScheduleSettings>
   readonly threads: ThreadSettings
   readonly mode: 'run' | 'capture'
   readonly asyncContext: boolean
   readonly disposeScopes: boolean
+}
+
+/** A schedule, checked. */
+export interface ScheduleSettings {
+  readonly id: string
+  readonly task: TaskDefinition
+  /** JSON text; `null` for none. */
+  readonly payload: string | null
+  readonly rule: ScheduleRule
+  readonly overlap: boolean
 }
 
 export interface ThreadSettings {

@@ -43,20 +43,22 @@ function read<T> (get: () => T, refuse: (received: string) => Error): T {
 
 /**
  * Checks options and lays them over their defaults. An `undefined` option gets its default, if it has one.
- * @param special `ignored`: names that other code reads; `required`: names that must be present
+ * @param special `ignored`: names that other code reads; `required`: names that must be present; `path`: the
+ * place of the options among those of the plugin
  * @throws FST_BGT_UNKNOWN_OPTION, FST_BGT_INVALID_OPTION
  */
 export function checkOptions<Options extends object, Defaults extends object> (
-  options: Options, defaults: Defaults, checks: Checks<Options>, { ignored = [], required = [] }: { ignored?: readonly string[], required?: readonly string[] } = {}
+  options: Options, defaults: Defaults, checks: Checks<Options>, { ignored = [], required = [], path }: { ignored?: readonly string[], required?: readonly string[], path?: string } = {}
 ): Options & Defaults {
   const resolved = { ...defaults } as Record<string, unknown>
-  if (typeof options !== 'object' || options === null) throw new FST_BGT_INVALID_OPTION('options', 'an object', `a ${typeof options}`)
-  const names = read(() => Object.keys(options), received => new FST_BGT_INVALID_OPTION('options', 'an object', received))
+  const prefix = path === undefined ? '' : `${path}.`
+  if (typeof options !== 'object' || options === null) throw new FST_BGT_INVALID_OPTION(path ?? 'options', 'an object', `a ${typeof options}`)
+  const names = read(() => Object.keys(options), received => new FST_BGT_INVALID_OPTION(path ?? 'options', 'an object', received))
   for (const name of new Set([...names, ...required])) {
     if (ignored.includes(name)) continue
-    if (!Object.hasOwn(checks, name)) throw new FST_BGT_UNKNOWN_OPTION(name, `${Object.keys(checks).join(', ')}${didYouMean(name, Object.keys(checks))}`)
+    if (!Object.hasOwn(checks, name)) throw new FST_BGT_UNKNOWN_OPTION(prefix + name, `${Object.keys(checks).join(', ')}${didYouMean(name, Object.keys(checks))}`)
     const [expected, accepts, show = received] = checks[name as keyof Options]
-    const refuse = (received: string) => new FST_BGT_INVALID_OPTION(name, expected, received)
+    const refuse = (received: string) => new FST_BGT_INVALID_OPTION(prefix + name, expected, received)
     const value = read(() => options[name as keyof Options], refuse)
     if (value === undefined && name in defaults) continue
     if (!read(() => accepts(value), refuse)) throw refuse(show(value))

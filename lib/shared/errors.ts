@@ -114,6 +114,12 @@ export const FST_BGT_UNKNOWN_TASK = createError(
   "The task '%s' is not known here: list its definition in the plugin option 'tasks', which received %s"
 )
 
+/** `runSchedule` was called with an id that is not in the option `schedules`. */
+export const FST_BGT_UNKNOWN_SCHEDULE = createError(
+  'FST_BGT_UNKNOWN_SCHEDULE',
+  "The schedule %s is not known here: the plugin option 'schedules' received %s"
+)
+
 /** A task that is defined without a function was called, or is listed where no other process could run it. */
 export const FST_BGT_NO_HANDLER = createError(
   'FST_BGT_NO_HANDLER',

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Deliver, ListedTask, ListName, LogOf, StoredTask, TaskBackend, TaskDefaults, TaskList, TaskRecord, ThreadRoom } from '../../types/backend'
+import type { Deliver, ListedTask, ListName, LogOf, ScheduleState, StoredSchedule, StoredTask, TaskBackend, TaskDefaults, TaskList, TaskRecord, ThreadRoom } from '../../types/backend'
 import type { TaskInfo } from '../../types/task'
 import { MAX_TIMER_MS } from '../shared/check-options'
 import { within } from '../shared/deadline'
@@ -275,6 +275,16 @@ export class Store {
   /** Removes a failed task of the backend for good. */
   async remove (id: string): Promise<boolean> {
     return this.#open && TASK_ID.test(id) && this.#answer(this.#backend.remove?.(id) ?? Promise.resolve(false))
+  }
+
+  /** Makes the backend store the runs of schedules, and remove those of before; of no effect with a backend that has none. */
+  async schedule (schedules: StoredSchedule[], tasks: string[]): Promise<void> {
+    await this.#begin(this.#backend.schedule?.(schedules, tasks) ?? Promise.resolve())
+  }
+
+  /** The state of schedules; empty before the start, and after the close. */
+  async schedules (ids: string[]): Promise<ScheduleState[]> {
+    return this.#open ? this.#answer(this.#backend.schedules!(ids)) : []
   }
 
   /** The optional methods that the backend has. */

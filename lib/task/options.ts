@@ -17,6 +17,11 @@ const [shortText, isShort] = textUpTo(1_024)
 /** Not every store keeps a NUL or a lone surrogate. */
 const storableText: Check = [`${shortText}, without NUL or half of a character`, value => isShort(value) && !/[\0\p{Surrogate}]/u.test(value)]
 
+/** The first part of the dedupe ids of schedules, whose runs no other task may hold up. */
+export const SCHEDULE_DEDUPE = '$schedule:'
+
+const [dedupeText, isDedupe] = storableText
+
 /** The limit of an `integer` column, as BullMQ's table on Postgres has it. */
 const MAX_ATTEMPTS = 2 ** 31 - 1
 
@@ -34,7 +39,7 @@ const CHECKS: { readonly [name in keyof TaskOptions]-?: Check } = {
   ],
   delay,
   key: storableText,
-  dedupe: storableText,
+  dedupe: [`${dedupeText}, and not with '${SCHEDULE_DEDUPE}' at its beginning`, value => isDedupe(value) && !value.startsWith(SCHEDULE_DEDUPE)],
   signal: ['a boolean', value => typeof value === 'boolean']
 }
 

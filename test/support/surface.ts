@@ -14,7 +14,7 @@ export const SURFACE: Record<string, Surface> = {
     values: ['UnrecoverableError', 'defineTask', 'errorCodes', 'fastifyBackgroundTasks'],
     types: [
       'AbandonMessage', 'AppBackgroundTasks', 'BackgroundTasks', 'BackgroundTasksOptions', 'BackoffOptions', 'CapturedTask', 'DefinitionOptions',
-      'DropMessage', 'Outcome', 'RetryMessage', 'RunMessage', 'RunOn', 'SettleMessage', 'Stats', 'TaskContext', 'TaskDefinition', 'TaskHandle',
+      'DropMessage', 'Outcome', 'RetryMessage', 'RunMessage', 'RunOn', 'Schedule', 'ScheduleInfo', 'SettleMessage', 'Stats', 'TaskContext', 'TaskDefinition', 'TaskHandle',
       'TaskHandler', 'TaskInfo', 'TaskMessage', 'TaskOptions', 'TaskState', 'ThreadDefinitionOptions', 'ThreadOptions',
       'TransactionClient', 'TransactionTaskOptions'
     ]

@@ -85,7 +85,8 @@ class CeleryBackend implements TaskBackend {
   readonly writes = Infinity
   readonly refuses = {
     dedupe: 'RabbitMQ cannot tell whether a queue has a task already',
-    transaction: 'RabbitMQ takes no part in the transaction of a database'
+    transaction: 'RabbitMQ takes no part in the transaction of a database',
+    schedules: 'Celery has a scheduler of its own: let celery beat send the task'
   }
 
   readonly keepsWaiting = 'it waits in RabbitMQ, which takes no message out of the middle of a queue, or it has begun'

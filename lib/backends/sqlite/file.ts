@@ -43,6 +43,19 @@ const LATER_COLUMNS = {
   errors: 'TEXT'         // a JSON list of the last attempts' errors
 }
 
+/** A table that a file of the same version may lack, likewise. */
+const SCHEDULES = `
+  CREATE TABLE IF NOT EXISTS schedules (
+    id TEXT PRIMARY KEY NOT NULL,
+    schedule TEXT NOT NULL,               -- the rule, and the template of the runs: JSON
+    tasks TEXT NOT NULL,                  -- the names of the tasks of the application that wrote it: a JSON list
+    next INTEGER,                         -- due times, in milliseconds since 1970
+    last INTEGER,
+    last_id TEXT,                         -- the task of the last run that was stored
+    skipped INTEGER NOT NULL DEFAULT 0
+  ) STRICT;
+`
+
 /** Creates a file that is not there, for its owner alone. SQLite gives the files beside it the same mode. */
 export function makePrivate (file: string): void {
   try {
@@ -116,7 +129,7 @@ export function checkPages (sqlite: NodeSqlite, file: string): void {
   }
 }
 
-/** Creates the table in a new file. Throws where the file cannot be written. */
+/** Creates the tables in a new file, and what a file of an older release lacks. Throws where the file cannot be written. */
 export function prepareSchema (database: Database, file: string): void {
   database.exec('BEGIN IMMEDIATE')
   try {
@@ -124,6 +137,7 @@ export function prepareSchema (database: Database, file: string): void {
     if (database.prepare('SELECT 1 FROM sqlite_schema').get() === undefined) database.exec(SCHEMA)
     checkMarks(database, file)
     addColumns(database)
+    database.exec(SCHEDULES)
     // A read-only file refuses a transaction only when it writes.
     database.exec('DELETE FROM tasks WHERE FALSE; COMMIT')
   } catch (error) {

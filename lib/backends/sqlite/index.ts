@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
-import type { Deliver, ListedTask, ListName, LogOf, StoredTask, TaskBackend, TaskList, TaskRecord, ThreadRoom } from '../../../types/backend'
+import type { Deliver, ListedTask, ListName, LogOf, ScheduleState, StoredSchedule, StoredTask, TaskBackend, TaskList, TaskRecord, ThreadRoom } from '../../../types/backend'
 import type { TaskInfo } from '../../../types/task'
 import { checkOptions, type Checks, count, period, nonEmptyText } from '../../shared/check-options'
 import { AT_ONCE, mapInSlices } from '../../shared/slices'
@@ -10,6 +10,7 @@ import { Connection } from './connection'
 import { Insertion } from './insertion'
 import { dueIn, TaskTable } from './table'
 import { checkClient, fileOf } from './transaction'
+import { ScheduleTable, SqliteSchedules, statesOf } from './schedules'
 import { SqliteWorker } from './worker'
 
 export type { Retention } from '../retention'
@@ -83,6 +84,8 @@ class SqliteBackend implements TaskBackend {
   /** The path of the file, as SQLite has resolved it. */
   #path!: string
   #worker: SqliteWorker | null = null
+  #scheduleTable!: ScheduleTable
+  #schedules: SqliteSchedules | null = null
   /** The connection of the application that uses this backend; `null` after its close. */
   #opening: Promise<Connection> | null = null
 
@@ -100,6 +103,7 @@ class SqliteBackend implements TaskBackend {
     if (this.#opening !== opening) return connection.close()
     this.#connection = connection
     this.#table = new TaskTable(connection)
+    this.#scheduleTable = new ScheduleTable(connection, this.#table)
     this.#path = fileOf(connection)
   }
 
@@ -135,11 +139,22 @@ class SqliteBackend implements TaskBackend {
     this.#worker.start()
   }
 
+  async schedule (schedules: readonly StoredSchedule[], tasks: readonly string[]): Promise<void> {
+    this.#schedules = new SqliteSchedules(this.#open, this.#scheduleTable, schedules, this.#log, () => this.#worker!.wake())
+    await this.#schedules.start(tasks)
+  }
+
+  async schedules (ids: readonly string[]): Promise<ScheduleState[]> {
+    return statesOf(await this.#open.read(() => this.#scheduleTable.all()), ids)
+  }
+
   async pause (): Promise<void> {
+    this.#schedules?.pause()
     this.#worker?.pause()
   }
 
   async resume (): Promise<void> {
+    this.#schedules?.resume()
     this.#worker?.resume()
   }
 
@@ -180,6 +195,8 @@ class SqliteBackend implements TaskBackend {
 
   async close (ms: number): Promise<void> {
     this.#opening = null
+    this.#schedules?.pause()
+    this.#schedules = null
     await this.#worker?.close(ms)
     this.#worker = null
     this.#connection?.close()

@@ -362,7 +362,7 @@ function errorOf (text: string): Error {
 }
 
 /** The value of JSON; `undefined` for `null` and for any other text, which another program may have written. */
-function parse (text: string | null): unknown {
+export function parse (text: string | null): unknown {
   if (text === null) return undefined
   try {
     return JSON.parse(text)
