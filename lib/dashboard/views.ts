@@ -12,8 +12,8 @@ import type { AttemptError, ListName, ProgressView, TaskDetails, TaskView, ViewS
 
 /* The views of tasks, wherever they are kept. Each view is bounded in size. */
 
-/** The folder of the plugin's code, as stacks name it, from a frame of this file; empty in a bundle, whose frames do not tell. */
-const FOLDER = String(new Error().stack).replace(/^.*?(?:\(|at )([^()\n]*[\\/])dashboard[\\/]views\.[jt]s:.*$|^.*$/s, '$1')
+/** The folder of the plugin's code, as stacks name it, from a frame of this file; empty in a user's bundle, whose frames do not tell. */
+const FOLDER = String(new Error().stack).replace(/^.*?(?:\(|at )([^()\n]*[\\/])dashboard[\\/](?:views\.[jt]s|(?<=dist[\\/]lib[\\/]dashboard[\\/])index\.js):.*$|^.*$/s, '$1')
 
 const MAX_PAYLOAD_CHARS = 20_000
 const MAX_TEXT_CHARS = 200

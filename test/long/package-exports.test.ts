@@ -75,14 +75,45 @@ test('the package, installed', async t => {
     `), 'ok\n')
   })
 
+  t.test('all entries have the same errors', async t => {
+    const folder = await install(t, installed, optionalPeers)
+    t.equal(await runScript(folder, 'same.cjs', `
+      const assert = require('node:assert/strict')
+      const { errorCodes } = require('${specifier(installed, '.')}')
+      for (const name of ['bullmq', 'celery', 'sqlite']) {
+        const backend = require('${specifier(installed, '.')}/' + name)[name]
+        assert.throws(() => backend({ colour: 'red' }), errorCodes.FST_BGT_UNKNOWN_OPTION)
+      }
+      console.log('ok')
+    `), 'ok\n')
+  })
+
   t.test('a stack leads to JavaScript that can be read', async t => {
     const folder = await install(t, installed)
     const stack = await runScript(folder, 'stack.cjs', `
       try { require('${specifier(installed, '.')}').defineTask() } catch (error) { console.log(error.stack) }
     `)
     const [, file, line] = /at \S*defineTask \((.+):(\d+):\d+\)/.exec(stack) ?? []
-    t.ok(file?.endsWith(join(installed.manifest.name, 'dist', 'lib', 'task', 'define.js')), stack)
-    t.match((await readFile(file as string, 'utf8')).split('\n')[Number(line) - 1], /throw new errors_1\.FST_BGT_INVALID_TASK_OPTION\('name', 'a non-empty string'/)
+    t.ok(file?.endsWith(join(installed.manifest.name, 'dist', 'lib', 'task', 'index.js')), stack)
+    t.match((await readFile(file as string, 'utf8')).split('\n')[Number(line) - 1], /throw new lib_shared\.FST_BGT_INVALID_TASK_OPTION\("name", "a non-empty string"/)
+  })
+
+  t.test('its dashboard knows the folder of the plugin, whose frames it folds', async t => {
+    const folder = await install(t, installed)
+    t.match(await runScript(folder, 'folder.mjs', `
+      import Fastify from 'fastify'
+      import backgroundTasks from '${specifier(installed, '.')}'
+      import { dashboard } from '${specifier(installed, './dashboard')}'
+      const app = Fastify()
+      await app.register(backgroundTasks)
+      await app.register(dashboard, { prefix: '/board' })
+      app.get('/fail', async request => request.backgroundTasks.add(() => { throw new Error('no') }).id)
+      const { body } = await app.inject('/fail')
+      await app.backgroundTasks.idle()
+      const page = await app.inject({ url: '/board/tasks/' + body, headers: { 'x-background-tasks-dashboard': '1' } })
+      console.log(page.json().task.folder)
+      await app.close()
+    `), /[\\/]fastify-background-tasks[\\/]dist[\\/]lib[\\/]\n$/)
   })
 
   t.test('no entry loads an optional package by being loaded, nor does the plugin by being used', async t => {

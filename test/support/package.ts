@@ -33,6 +33,8 @@ export interface Package {
   folder: string
   /** All its files, as paths within it, sorted. */
   files: string[]
+  /** The size of all of them, as npm tells it. */
+  bytes: number
   manifest: Manifest
   /** The keys of `exports` that can be imported as code. */
   entries: string[]
@@ -49,9 +51,8 @@ export async function pack (t: Test): Promise<Package> {
   const project = join(temporary, 'project')
   await cp(root, project, { recursive: true, filter: source => !LEFT_OUT.includes(basename(source)) || source === root })
   await symlink(join(root, 'node_modules'), join(project, 'node_modules'))
-  await run('npm', ['pack', '--silent', '--pack-destination', temporary], project)
-  const [tarball] = (await readdir(temporary)).filter(name => name.endsWith('.tgz'))
-  await run('tar', ['-xzf', tarball as string], temporary)
+  const [{ filename, unpackedSize }] = JSON.parse(await run('npm', ['pack', '--silent', '--json', '--pack-destination', temporary], project)) as [{ filename: string, unpackedSize: number }]
+  await run('tar', ['-xzf', filename], temporary)
 
   const folder = join(temporary, 'package')
   const manifest: Manifest = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8'))
@@ -61,6 +62,7 @@ export async function pack (t: Test): Promise<Package> {
   return {
     folder,
     files: files.sort(),
+    bytes: unpackedSize,
     manifest,
     entries: Object.keys(manifest.exports).filter(entry => !entry.endsWith('.json')),
     optionalPeers: Object.keys(manifest.peerDependenciesMeta).filter(name => manifest.peerDependenciesMeta[name]?.optional)

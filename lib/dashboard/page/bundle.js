@@ -3,11 +3,11 @@
 /*
  * Bundles the page: its sources, Preact and uPlot become one script and one style sheet. Both packages are needed only here.
  *
- * node lib/dashboard/page/bundle.js FOLDER writes them into the build of the package in that folder.
+ * node lib/dashboard/page/bundle.js FOLDER writes them, as `assets`, into what the compiler has made of the sources in that folder.
  */
 
 const { createHash } = require('node:crypto')
-const { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs')
+const { mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } = require('node:fs')
 const { join } = require('node:path')
 
 const root = join(__dirname, '../../..')
@@ -59,20 +59,19 @@ function licenceOf (name) {
   return `${name}\n\n${readFileSync(join(root, 'node_modules', name, 'LICENSE'), 'utf8').trim()}`
 }
 
-/** For esbuild, which is to bundle the sources of this package: what `assets` is in the build of it. */
+/** The text of `assets` for a build: both texts, in place of what makes them. */
+exports.assetsText = (declare = 'export const ') => {
+  return Object.entries(exports.bundlePage()).map(([name, text]) => `${declare}${name} = ${JSON.stringify(text)}\n`).join('')
+}
+
+/** For esbuild, which is to bundle the sources of this package. */
 exports.assetsPlugin = {
   name: 'dashboard-assets',
   setup ({ onLoad }) {
-    onLoad({ filter: /lib[\\/]dashboard[\\/]assets\.ts$/ }, () => ({ contents: textOfAssets(), loader: 'js' }))
+    onLoad({ filter: /lib[\\/]dashboard[\\/]assets\.ts$/ }, () => ({ contents: exports.assetsText(), loader: 'js' }))
   }
 }
 
-function textOfAssets () {
-  return Object.entries(exports.bundlePage()).map(([name, text]) => `exports.${name} = ${JSON.stringify(text)}\n`).join('')
-}
-
 if (require.main === module) {
-  // The map of what was compiled is not the map of this.
-  rmSync(join(process.argv[2], 'lib/dashboard/assets.js.map'), { force: true })
-  writeFileSync(join(process.argv[2], 'lib/dashboard/assets.js'), `'use strict'\nObject.defineProperty(exports, '__esModule', { value: true })\n${textOfAssets()}`)
+  writeFileSync(join(process.argv[2], 'lib/dashboard/assets.js'), `'use strict'\n${exports.assetsText('exports.')}`)
 }
