@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { ago, due, duration, ended, milliseconds, number, plural, rate, sentences } from '../lib/dashboard/page/model/format'
+import { ago, due, duration, ended, interval, milliseconds, number, plural, rate, sentences } from '../lib/dashboard/page/model/format'
 import { addressOf, listRoute, queryOf, routeOf, type Route } from '../lib/dashboard/page/model/route'
 import { offGround, Seconds } from '../lib/dashboard/page/model/series'
 import { partsOf } from '../lib/dashboard/page/model/stack'
@@ -32,6 +32,7 @@ function overview (more: Partial<Overview> = {}): Overview {
     longest: [],
     waiting: { groups: [], of: 0 },
     failures: { groups: [], of: 0, more: 0 },
+    schedules: 0,
     seconds: [],
     ...more
   }
@@ -93,12 +94,14 @@ test('figures and times', async t => {
   t.same([ago(NOW - 2_000, NOW), ago(null, NOW), due(NOW + 2_000, NOW), due(NOW, NOW), due(null, NOW)], ['2 s ago', '–', 'in 2 s', 'now', '–'])
   t.same([0, 0.25, 9.9, 12.4].map(rate), ['0', '0.3', '9.9', '12'])
   t.same([0, 999, 1_500, 60_000, 90_000].map(milliseconds), ['0 ms', '999 ms', '1.5 s', '1 min', '1.5 min'])
+  t.same([1_500, 1_000, 90_000, 60_000, 7_200_000, 86_400_000].map(interval), ['every 1,500 ms', 'every second', 'every 90 seconds', 'every minute', 'every 2 hours', 'every day'])
   t.same([ended('so'), ended('so.'), ended('cut …')], ['so.', 'so.', 'cut …'])
   t.equal(sentences('a.', '', null, false, undefined, 'b.'), 'a. b.')
 })
 
 test('addresses: each route has one, and what makes no sense is the first screen', async t => {
   const routes: Array<[string, Route]> = [
+    ['#/schedules', { page: 'schedules' }],
     ['#/', { page: 'overview' }],
     ['#/task/a%2Fb', { page: 'task', id: 'a/b' }],
     ['#/failed', listRoute('failed')],

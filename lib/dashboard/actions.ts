@@ -103,6 +103,15 @@ export class Actions {
     return { done: before + done, more: more && done !== 0 }
   }
 
+  /** Adds a run of a schedule now; not while the last one has not settled, unless its runs may overlap. */
+  async runSchedule (id: string): Promise<ActionResult> {
+    const { app, settings } = this.#parts
+    if (this.#closing || !settings.schedules.has(id)) return { done: false }
+    const run = await app.runSchedule(id)
+    this.#lists.forget()
+    return run === null ? { done: false } : { done: true, id: run.id }
+  }
+
   get isPaused (): boolean {
     return this.#paused
   }

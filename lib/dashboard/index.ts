@@ -14,6 +14,7 @@ import { Monitor } from './monitor'
 import { OverviewSource } from './overview'
 import { assertOwnPage } from './own-page'
 import { partsFrom } from './parts'
+import { scheduleViews } from './schedules'
 import { assertThisMachine } from './this-machine'
 import type { ListName } from './protocol'
 import { Viewers } from './viewers'
@@ -116,6 +117,8 @@ async function backgroundTasksDashboard (fastify: FastifyInstance, opts: Dashboa
   fastify.post<Named>('/tasks/:id/dismiss', guarded, async request => actions.dismiss(request.params.id))
   fastify.post<Named>('/groups/:id/run-again', guarded, async request => actions.runGroupAgain(request.params.id))
   fastify.post<Named>('/groups/:id/dismiss', guarded, async request => actions.dismissGroup(request.params.id))
+  fastify.get('/schedules', guarded, async () => ({ schedules: await scheduleViews(parts.app) }))
+  fastify.post<Named>('/schedules/:id/run', guarded, async request => actions.runSchedule(request.params.id))
   fastify.post('/worker/pause', guarded, async () => actions.pause())
   fastify.post('/worker/resume', guarded, async () => actions.resume())
 

@@ -105,6 +105,7 @@ export class OverviewSource {
       retrying: this.#retrying(own, elsewhere),
       waiting: this.#waiting(own),
       failures: this.#failures(),
+      schedules: settings.schedules.size,
       seconds
     }
   }

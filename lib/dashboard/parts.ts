@@ -1,3 +1,4 @@
+import type { AppBackgroundTasks } from '../../types/collector'
 import type { CollectorParts } from '../collect/parts'
 import type { Engine } from '../run/engine'
 import type { Ledger } from '../run/ledger'
@@ -8,6 +9,7 @@ import type { Store } from '../store/store'
 /** The parts of one registration of the plugin that the dashboard reads. */
 export interface Parts {
   readonly engine: Engine
+  readonly app: AppBackgroundTasks
   readonly ledger: Ledger
   readonly settings: Settings
   /** Both are `null` without a backend. */
@@ -16,5 +18,5 @@ export interface Parts {
 }
 
 export function partsFrom ({ engine, handOver }: CollectorParts): Parts {
-  return { engine, ledger: engine.ledger, settings: engine.settings, handOver, store: handOver?.store ?? null }
+  return { engine, app: engine.app, ledger: engine.ledger, settings: engine.settings, handOver, store: handOver?.store ?? null }
 }

@@ -135,8 +135,29 @@ export interface Overview {
   waiting: { groups: NameCount[], of: number }
   /** Failed tasks by group, the newest first, of the newest `of` tasks. `more` groups are left out. */
   failures: { groups: FailureGroup[], of: number, more: number }
+  /** The number of schedules of the application. */
+  schedules: number
   /** The seconds that are over since the last look. */
   seconds: SecondView[]
+}
+
+/** A schedule of the application. */
+export interface ScheduleView {
+  id: string
+  /** The name of the task. */
+  task: string
+  /** The expression and its time zone; `null` with `every`. */
+  cron: string | null
+  timezone: string | null
+  /** Milliseconds; `null` with `cron`. */
+  every: number | null
+  /** The next and the last due time; `null` if there is none. */
+  next: number | null
+  last: number | null
+  /** The id of the last run; `null` before the first. */
+  lastId: string | null
+  /** Runs that were skipped because the last one had not settled. */
+  skipped: number
 }
 
 /** One page of a list. */
@@ -153,7 +174,7 @@ export interface TaskPage {
 /** The outcome of an action on one task. */
 export interface ActionResult {
   done: boolean
-  /** The id of the new task, if this process runs a failed one again. */
+  /** The id of the new task, if this process runs a failed one again, or a schedule was run. */
   id?: string
 }
 

@@ -69,6 +69,33 @@ test('the page in a browser', { skip: noBrowser }, async t => {
     t.same(troubles, [])
   })
 
+  t.test('schedules: rule, due times, and a run now', async t => {
+    const end = signal()
+    const report = defineTask('report', async () => { await end.promise })
+    const { app, url } = await serve(t, {
+      tasks: [report],
+      closeTimeout: 100,
+      schedules: {
+        hourly: { task: report, every: 3_600_000 },
+        nightly: { task: report, cron: '0 3 * * *', timezone: 'Europe/Berlin' }
+      }
+    })
+    t.teardown(() => end.resolve())
+    const { page, troubles } = await open(t, chromium, url)
+    await page.getByRole('link', { name: '2 schedules' }).click()
+    const rows = page.locator('#schedules li')
+    await rows.first().waitFor()
+    t.match(await rows.allInnerTexts(), [/hourly\nevery hour, task report\nin .*\nhas not been due\nRun now/, /nightly\n0 3 \* \* \* in Europe\/Berlin, task report\nin .*\nhas not been due/])
+    const tab = page.getByRole('navigation').getByRole('link', { name: 'Schedules 2' })
+    t.equal(await tab.getAttribute('aria-current'), 'page')
+    await page.getByRole('button', { name: 'Run hourly now' }).click()
+    await page.getByText('“hourly” runs now.').waitFor()
+    await until('the run', () => app.backgroundTasks.stats().running === 1)
+    await page.getByRole('button', { name: 'Run hourly now' }).click()
+    await page.getByText('“hourly” was not run: its last run has not settled').waitFor()
+    t.same(troubles, [])
+  })
+
   t.test('a progress bar moves; a row is changed in its place; cancel works', async t => {
     const { step, next } = gate()
     const resize = defineTask('resize', async (_payload: undefined, ctx) => {

@@ -6,6 +6,7 @@ import { number } from './model/format'
 import { addressOf, LISTS, listRoute, type Route, TITLES } from './model/route'
 import { OverviewPage } from './overview'
 import { Outcome } from './parts'
+import { SchedulesPage } from './schedules'
 import { TaskScreen } from './task'
 
 /** Milliseconds between two announcements of failures: a screen reader would say nothing else. */
@@ -34,16 +35,17 @@ export function App () {
 
 function Screen ({ route, overview, now }: { route: Route, overview: Overview, now: number }) {
   useEffect(() => {
-    document.title = route.page === 'list' ? `${TITLES[route.list]} – Background tasks` : 'Background tasks'
+    document.title = route.page === 'list' ? `${TITLES[route.list]} – Background tasks` : route.page === 'schedules' ? 'Schedules – Background tasks' : 'Background tasks'
   }, [route.page, route.page === 'list' && route.list])
   switch (route.page) {
     case 'overview': return <OverviewPage overview={overview} now={now} />
     case 'list': return <ListPage route={route} overview={overview} now={now} />
+    case 'schedules': return <SchedulesPage now={now} />
     case 'task': return <TaskScreen key={route.id} id={route.id} overview={overview} now={now} />
   }
 }
 
-function Tabs ({ route, overview: { totals } }: { route: Route, overview: Overview }) {
+function Tabs ({ route, overview: { totals, schedules } }: { route: Route, overview: Overview }) {
   return (
     <nav class='tabs' aria-label='Lists of tasks'>
       <a href='#/'>Overview</a>
@@ -52,6 +54,7 @@ function Tabs ({ route, overview: { totals } }: { route: Route, overview: Overvi
           {list === 'later' ? 'Later' : TITLES[list]} {list !== 'completed' && totals[list] !== 0 && <span class='count'>{number(totals[list])}</span>}
         </a>
       ))}
+      {schedules !== 0 && <a href={addressOf({ page: 'schedules' })} aria-current={route.page === 'schedules' ? 'page' : undefined}>Schedules <span class='count'>{number(schedules)}</span></a>}
     </nav>
   )
 }

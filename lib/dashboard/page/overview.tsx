@@ -16,6 +16,7 @@ export function OverviewPage ({ overview, now }: { overview: Overview, now: numb
       <SummaryBox overview={overview} now={now} />
       <Tiles overview={overview} />
       <Worker overview={overview} />
+      <Schedules overview={overview} />
       <Plots series={server.seconds.series(overview.now)} />
       <Failures overview={overview} now={now} />
       <div class='columns'>
@@ -77,6 +78,11 @@ function Worker ({ overview: { backend, worker } }: { overview: Overview }) {
         : <Action key='pause' label='Pause this process' title='Pause this process' question='Take no more tasks? Those that run go on.' yes='Yes, pause' act={async () => await server.worker('pause') ? 'This process is paused. Other processes go on.' : 'This process could not be paused: the application closes.'} quiet />)}
     </p>
   )
+}
+
+function Schedules ({ overview: { schedules } }: { overview: Overview }) {
+  if (schedules === 0) return null
+  return <p class='bar'><a href={addressOf({ page: 'schedules' })}>{plural(schedules, 'schedule', 'schedules')}</a></p>
 }
 
 function LongestRunning ({ overview: { longest, stuckAfter, totals }, now }: { overview: Overview, now: number }) {

@@ -1,4 +1,4 @@
-import type { ActionResult, GroupResult, Overview, TaskDetails, TaskPage } from '../protocol'
+import type { ActionResult, GroupResult, Overview, ScheduleView, TaskDetails, TaskPage } from '../protocol'
 import { type ListRoute, queryOf } from './model/route'
 import { Seconds } from './model/series'
 
@@ -105,6 +105,14 @@ export class Server {
       count += done
       if (!more) return count
     }
+  }
+
+  async schedules (): Promise<ScheduleView[]> {
+    return (await ask('schedules', 'GET') as { schedules: ScheduleView[] }).schedules
+  }
+
+  runSchedule (id: string): Promise<ActionResult> {
+    return ask(`schedules/${encodeURIComponent(id)}/run`, 'POST') as Promise<ActionResult>
   }
 
   async worker (action: 'pause' | 'resume'): Promise<boolean> {

@@ -39,6 +39,14 @@ export function milliseconds (ms: number): string {
   return ms >= 1_000 ? `${number(Math.round(ms / 100) / 10)} s` : `${number(Math.round(ms))} ms`
 }
 
+/** An interval, in the largest unit of which it is a whole number. */
+export function interval (ms: number): string {
+  for (const [unit, one, many] of [[86_400_000, 'day', 'days'], [3_600_000, 'hour', 'hours'], [60_000, 'minute', 'minutes'], [1_000, 'second', 'seconds']] as const) {
+    if (ms % unit === 0) return ms === unit ? `every ${one}` : `every ${plural(ms / unit, one, many)}`
+  }
+  return `every ${number(ms)} ms`
+}
+
 /** Ends a sentence. */
 export function ended (text: string): string {
   return /[.…!?]$/.test(text) ? text : `${text}.`

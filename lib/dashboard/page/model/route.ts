@@ -11,7 +11,7 @@ export interface ListRoute {
   newestFirst: boolean
 }
 
-export type Route = { page: 'overview' } | { page: 'task', id: string } | ListRoute
+export type Route = { page: 'overview' } | { page: 'schedules' } | { page: 'task', id: string } | ListRoute
 
 export const TITLES: Record<ListName, string> = {
   running: 'Running',
@@ -37,6 +37,7 @@ export function routeOf (hash: string): Route {
   const [path = '', query = ''] = hash.replace(/^#?\/?/, '').split('?', 2)
   const [first = '', second = ''] = path.split('/')
   if (first === 'task' && second !== '') return { page: 'task', id: decoded(second) }
+  if (first === 'schedules') return { page: 'schedules' }
   if (!LISTS.includes(first as ListName)) return { page: 'overview' }
   const parameters = new URLSearchParams(query)
   const offset = Number(parameters.get('offset') ?? 0)
@@ -59,6 +60,7 @@ function decoded (text: string): string {
 
 export function addressOf (route: Route): string {
   if (route.page === 'overview') return '#/'
+  if (route.page === 'schedules') return '#/schedules'
   if (route.page === 'task') return `#/task/${encodeURIComponent(route.id)}`
   const query = queryOf(route)
   return `#/${route.list}${query === '' ? '' : `?${query}`}`
