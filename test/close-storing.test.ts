@@ -30,6 +30,34 @@ test('a task of the application that is still being stored has failed and is rep
   t.match(log.at(-1), { msg: 'background tasks drained', backgroundTasks: { failed: 1, pending: 0 } })
 })
 
+// `inject` is not waited for by the close, unlike a request over a socket.
+for (const way of ['add', 'release', 'flush']) {
+  test(`a request whose task the close has dropped is answered with a 503: ${way}`, async t => {
+    const backend = new StubBackend()
+    const added = signal()
+    const closed = signal()
+    backend.onStore = never
+    const { app } = await createApp(t, { tasks: [task], backend, worker: false, closeTimeout: 20, storeTimeout: 60_000 })
+    app.get('/', async ({ backgroundTasks }) => {
+      backgroundTasks.add(task, 1)
+      if (way === 'release') backgroundTasks.release()
+      const flushed = way === 'flush' && backgroundTasks.flush().catch(() => {})
+      added.resolve()
+      await flushed
+      if (way !== 'release') await closed.promise
+      return 'done'
+    })
+    const reply = app.inject('/')
+    await added.promise
+    await app.close()
+    closed.resolve()
+    const { statusCode, body } = await reply
+    t.equal(statusCode, 503)
+    t.match(body, /FST_BGT_STORE_FAILED.*the application has closed/)
+    t.match(app.backgroundTasks.stats(), { dropped: 1, pending: 0, collecting: 0 })
+  })
+}
+
 test('a task in a transaction whose client does not answer is dropped, and reported', async t => {
   const backend = Object.assign(new StubBackend(), { storeInTransaction: never })
   const { app, log } = await createApp(t, { tasks: [task], backend, worker: false, closeTimeout: 50 })

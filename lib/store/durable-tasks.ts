@@ -5,7 +5,7 @@ import type { Line } from '../run/line'
 import { eachInGroups } from '../shared/slices'
 import { runsOn } from '../task/run-on'
 import type { TaskSpec } from '../task/spec'
-import { COLLECTING, STORED } from '../task/states'
+import { COLLECTING, DROPPED, STORED } from '../task/states'
 import type { Task } from '../task/task'
 import type { HandOver } from './hand-over'
 
@@ -79,6 +79,7 @@ export class DurableTasks {
   store (outcome: Outcome, final = false): Promise<unknown> | null {
     // The handler has called `flush` without `await`.
     if (this.#writes.size !== 0) return this.#arrivals().then(() => this.store(outcome, final))
+    if (!final && this.#forgetDropped()) return Promise.reject(this.#handOver.store.refusal(new Error('the application has closed')))
     const withdrawn = this.#beforeError === null ? null : this.#withdraw(outcome)
     let tasks = this.#take((task, beforeError) => admits(this.#engine, task, this.#request, outcome, beforeError, final))
     if (this.#refused !== null) {
@@ -89,6 +90,14 @@ export class DurableTasks {
     this.#withReply = tasks
     const stored = this.#send(tasks, true)
     return withdrawn === null ? stored : Promise.all([stored, withdrawn])
+  }
+
+  /** Whether the close has dropped tasks for which a reply would promise a store. Asked once: the error page goes out. */
+  #forgetDropped (): boolean {
+    if (!this.#engine.ledger.closed) return false
+    const { length } = this.#collected
+    this.#collected = this.#collected.filter(({ status }) => status !== DROPPED)
+    return this.#collected.length !== length
   }
 
   /** Cancels tasks that were stored with a reply which failed later, unless they run on failure. */
@@ -175,7 +184,7 @@ export class DurableTasks {
     if (tasks.length === 0) return Promise.resolve()
     const end = this.#handOver.send(tasks, this.#request).then(() => { this.#writes.delete(write) }, error => {
       this.#writes.delete(write)
-      this.#collected = tasks.filter(task => task.status === COLLECTING).concat(this.#collected)
+      this.#collected = tasks.filter(({ status }) => status === COLLECTING || status === DROPPED).concat(this.#collected)
       if (withReply) this.#refused = error
       throw error
     })
