@@ -44,6 +44,23 @@ test('the tasks for a success are cancelled before the error page is sent, those
   t.match(log.filter(({ msg }) => msg === 'background task cancelled in the backend'), [{ reqId: 'req-1' }])
 })
 
+test('a task that the error handler has added stays stored', async t => {
+  const { app, backend } = await createApp(t)
+  app.setErrorHandler(async (_error, request, reply) => {
+    request.backgroundTasks.add(task, 'added after the error')
+    return reply.code(500).send('failed')
+  })
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 'added before the error')
+    throw new Error('of the handler')
+  })
+  t.equal((await app.inject('/')).statusCode, 500)
+  await until('the first task is dropped', () => app.backgroundTasks.stats().dropped === 1)
+  await turns()
+  t.same(backend.payloads, ['added after the error'])
+  t.same(backend.cancelled, [])
+})
+
 test('without a task for failures the error page waits for the cancelling all the same', async t => {
   const { app, backend } = await createApp(t)
   const go = signal()

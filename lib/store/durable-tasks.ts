@@ -80,7 +80,7 @@ export class DurableTasks {
     // The handler has called `flush` without `await`.
     if (this.#writes.size !== 0) return this.#arrivals().then(() => this.store(outcome, final))
     if (!final && this.#forgetDropped()) return Promise.reject(this.#handOver.store.refusal(new Error('the application has closed')))
-    const withdrawn = this.#beforeError === null ? null : this.#withdraw(outcome)
+    const withdrawn = this.#beforeError === null ? null : this.#withdraw(outcome, this.#beforeError)
     let tasks = this.#take((task, beforeError) => admits(this.#engine, task, this.#request, outcome, beforeError, final))
     if (this.#refused !== null) {
       this.#fail(tasks, this.#refused)
@@ -101,8 +101,8 @@ export class DurableTasks {
   }
 
   /** Cancels tasks that were stored with a reply which failed later, unless they run on failure. */
-  #withdraw (outcome: Outcome): Promise<void> | null {
-    const tasks = this.#withReply.filter(task => task.status === STORED && isRefused(task, outcome))
+  #withdraw (outcome: Outcome, beforeError: ReadonlySet<Task>): Promise<void> | null {
+    const tasks = this.#withReply.filter(task => task.status === STORED && beforeError.has(task) && isRefused(task, outcome))
     this.#withReply = []
     if (tasks.length === 0) return null
     const end = this.#cancelAll(tasks).then(() => { this.#writes.delete(write) })
