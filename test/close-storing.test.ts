@@ -31,7 +31,7 @@ test('a task of the application that is still being stored has failed and is rep
 })
 
 // `inject` is not waited for by the close, unlike a request over a socket.
-for (const way of ['add', 'release', 'flush']) {
+for (const way of ['add', 'release', 'flush', 'release after the close']) {
   test(`a request whose task the close has dropped is answered with a 503: ${way}`, async t => {
     const backend = new StubBackend()
     const added = signal()
@@ -45,6 +45,7 @@ for (const way of ['add', 'release', 'flush']) {
       added.resolve()
       await flushed
       if (way !== 'release') await closed.promise
+      if (way === 'release after the close') backgroundTasks.release()
       return 'done'
     })
     const reply = app.inject('/')

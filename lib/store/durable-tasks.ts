@@ -170,7 +170,11 @@ export class DurableTasks {
     const taken: Task[] = []
     const others: Task[] = []
     for (const task of collected) {
-      if (task.status !== COLLECTING) continue
+      if (task.status !== COLLECTING) {
+        // Kept for `#forgetDropped`.
+        if (task.status === DROPPED && this.#engine.ledger.closed) others.push(task)
+        continue
+      }
       if (admits(task, this.#beforeError?.has(task) ?? false)) taken.push(task)
       else if (!task.isSettled) others.push(task)
     }
