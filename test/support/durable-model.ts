@@ -108,6 +108,10 @@ export class TaskRecord {
   faulted = false
   /** Its write was refused, and answered late: then the plugin takes it out again. */
   latecomer = false
+  /** How often it was written. */
+  writes = 0
+  /** The plugin has asked the store to cancel it. */
+  cancelCalled = false
   /** When the store had it, and as which in a row; `null` before. */
   arrived: number | null = null
   place = 0
@@ -253,6 +257,7 @@ export class DurableModel {
         this.expect(task.number > previous || isRepeated, 'Order: written in another order than added', task)
         this.expect(attempts === program.attempts && delay === program.delay && timeout === program.timeout && dedupe === program.dedupe, 'written with other options', task)
         previous = task.number
+        task.writes++
       }
     }
   }
@@ -521,6 +526,9 @@ export class DurableModel {
       this.expect(task.attempts.length === 0, 'Once: run, but never stored', task)
       this.expect(state !== 'stored' || process.state === 'dead', 'Stored: never', task)
       return
+    }
+    if (task.latecomer && task.writes === 1 && (state === 'failed' || state === 'dropped') && process.closeBegun === 0 && process.state === 'open') {
+      this.expect(task.cancelCalled, 'Refused: it came late, and was not cancelled', task)
     }
     const { last } = task
     const outcome = last === undefined ? 'none' : task.outcomeOf(last)

@@ -136,6 +136,7 @@ class Connection implements TaskBackend {
 
   async cancel (id: string): Promise<boolean> {
     if (this.#process.isOver) return never()
+    this.#run.model.byId(id).cancelCalled = true
     const fault = this.#run.nextCancelFault()
     if (fault === 'refused') throw new ExpectedError('refused')
     if (fault === 'lost') return never()
