@@ -16,6 +16,7 @@ test('Celery on RabbitMQ', { skip: noRabbit || noRedis }, async t => {
     lacks: {
       dedupe: 'RabbitMQ cannot tell whether a queue has a task already',
       cancelWaiting: 'RabbitMQ takes no message out of the middle of a queue',
+      schedules: 'Celery has a scheduler of its own',
       list: 'RabbitMQ shows no message that it does not hand out'
     }
   })

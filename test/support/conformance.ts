@@ -36,6 +36,8 @@ export interface Conformance {
     dedupe?: string
     /** To cancel what waits in it: `false`. */
     cancelWaiting?: string
+    /** The option `schedules`: FST_BGT_UNSUPPORTED. */
+    schedules?: string
     /** To list what it has, and to have what has failed run again: there are no such functions. */
     list?: string
   }
@@ -324,6 +326,27 @@ export function conformance (t: Test, { options, durable, begin, lacks = {} }: C
       t.match(await app.backgroundTasks.find(id), { state: 'pending', attempts: 0 })
       t.equal(await handle.cancel(), true)
     }
+  })
+
+  t.test(lacks.schedules === undefined ? 'a schedule runs when it is due, and when it is told to' : `no schedules: ${lacks.schedules}`, async t => {
+    const runs: unknown[] = []
+    const task = defineTask('recurs', async (payload: { days: number }, ctx) => { runs.push([{ ...payload }, ctx.requestId]) })
+    const registered = start(t, [task], { schedules: { soon: { task, every: 1_000, payload: { days: 1 } }, never: { task, cron: '0 0 29 2 *', payload: { days: 2 } } } })
+    if (lacks.schedules !== undefined) return t.rejects(registered, { code: 'FST_BGT_UNSUPPORTED', message: new RegExp(lacks.schedules) })
+    const app = await registered
+    await app.ready()
+    t.match((await app.backgroundTasks.schedules())[1], { id: 'never', task: 'recurs', cron: '0 0 29 2 *', next: Date, last: null, lastId: null, skipped: 0 })
+    const soon = await until('it was due', async () => {
+      const [soon] = await app.backgroundTasks.schedules()
+      return soon!.lastId !== null && soon!
+    })
+    t.match(soon, { id: 'soon', task: 'recurs', cron: null, timezone: null, every: 1_000 })
+    t.equal(soon!.last!.getTime() % 1_000, 0)
+    t.match(await settledInfo(app, soon!.lastId!), { name: 'recurs', state: 'completed' })
+    const handle = await app.backgroundTasks.runSchedule('never')
+    t.match(await settledInfo(app, handle!.id), { name: 'recurs', state: 'completed' })
+    t.same(runs[0], [{ days: 1 }, null])
+    t.ok(runs.some(run => (run as [{ days: number }])[0].days === 2))
   })
 
   if (lacks.dedupe !== undefined) {

@@ -27,6 +27,8 @@ export interface FaultOptions {
   orders?: string
   /** Milliseconds that the clock of this process is ahead. */
   clockAhead?: number
+  /** The milliseconds of a schedule. */
+  every?: number
 }
 
 const options = JSON.parse(process.argv[2] as string) as FaultOptions
@@ -53,6 +55,8 @@ const poison = defineTask('poison', async (n: number, ctx: TaskContext) => {
   process.kill(process.pid, 'SIGKILL')
   await new Promise(() => {})
 }, { attempts: 1 })
+
+const tick = defineTask('tick', async () => {})
 
 /** The file of a queue; `null` on a server. */
 function fileOf ({ connection, queue }: Pick<FaultOptions, 'connection' | 'queue'>): string | null {
@@ -100,7 +104,8 @@ async function main (): Promise<void> {
   // Their import takes longer than storeTimeout on a busy machine.
   if (!/^(sqlite|amqp):/.test(connection)) await Promise.all([import('bullmq'), import('ioredis'), import('pg')])
   await app.register(backgroundTasks, {
-    tasks: [record, slow, poison],
+    tasks: [record, slow, poison, tick],
+    ...(options.every !== undefined && { schedules: { tick: { task: tick, every: options.every, overlap: true } } }),
     worker,
     storeTimeout: 2_000,
     backend: backendOf(options)

@@ -17,7 +17,7 @@ export class Faults {
   readonly #options: Omit<FaultOptions, 'worker'>
   readonly #children: ChildProcess[] = []
 
-  constructor (t: Test, connection: string, more: { maxCrashes?: number, results?: string, orders?: string } = {}) {
+  constructor (t: Test, connection: string, more: { maxCrashes?: number, results?: string, orders?: string, every?: number } = {}) {
     this.#t = t
     const folder = t.testdir({})
     this.#journal = join(folder, 'journal.txt')

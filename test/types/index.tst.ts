@@ -13,6 +13,8 @@ import backgroundTasks, {
   type BackgroundTasksOptions,
   type CapturedTask,
   type Outcome,
+  type Schedule,
+  type ScheduleInfo,
   type Stats,
   type TaskContext,
   type TaskDefinition,
@@ -406,4 +408,17 @@ test('clients of databases', () => {
   expect(tasks.addInTransaction((text, values) => prisma.$queryRawUnsafe(text, ...values), defineTask('ping', () => {}))).type.toBe<Promise<TaskHandle>>()
   expect<TransactionClient>().type.not.toBeAssignableFrom<string>()
   expect<TransactionClient>().type.not.toBeAssignableFrom<{ query (): void }>()
+})
+
+test('a schedule has a task and its payload; what is listed has dates', () => {
+  const cleanUp = defineTask('clean-up', async (_payload: { days: number }) => {})
+  expect(app.register).type.toBeCallableWith(backgroundTasks, { schedules: { nightly: { task: cleanUp, cron: '0 3 * * *', timezone: 'UTC', payload: { days: 30 }, overlap: true } } })
+  expect(app.register).type.toBeCallableWith(backgroundTasks, { schedules: { hourly: { task: cleanUp, every: 3_600_000 } } })
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { schedules: { hourly: { task: cleanUp, every: '1h' } } })
+  expect(app.register).type.not.toBeCallableWith(backgroundTasks, { schedules: { hourly: { every: 1_000 } } })
+  expect<Schedule<{ days: number }>>().type.toBeAssignableFrom({ task: cleanUp, every: 1_000, payload: { days: 1 } })
+  expect<Schedule<{ days: number }>>().type.not.toBeAssignableFrom({ task: cleanUp, every: 1_000, payload: { days: '1' } })
+  expect(app.backgroundTasks.schedules()).type.toBe<Promise<ScheduleInfo[]>>()
+  expect<ScheduleInfo['next']>().type.toBe<Date | null>()
+  expect(app.backgroundTasks.runSchedule('nightly')).type.toBe<Promise<TaskHandle | null>>()
 })
