@@ -85,7 +85,7 @@ test('the page in a browser', { skip: noBrowser }, async t => {
     await page.getByRole('link', { name: '2 schedules' }).click()
     const rows = page.locator('#schedules li')
     await rows.first().waitFor()
-    t.match(await rows.allInnerTexts(), [/hourly\nevery hour, task report\nin .*\nhas not been due\nRun now/, /nightly\n0 3 \* \* \* in Europe\/Berlin, task report\nin .*\nhas not been due/])
+    t.match(await rows.allInnerTexts(), [/^hourly\s*every hour, task report\s+in .*\s+has not been due\s+Run now$/, /^nightly\s*0 3 \* \* \* in Europe\/Berlin, task report\s+in .*\s+has not been due\s+Run now$/])
     const tab = page.getByRole('navigation').getByRole('link', { name: 'Schedules 2' })
     t.equal(await tab.getAttribute('aria-current'), 'page')
     await page.getByRole('button', { name: 'Run hourly now' }).click()
