@@ -1,10 +1,13 @@
 import FakeTimers from '@sinonjs/fake-timers'
 import { join } from 'node:path'
+import pino from 'pino'
 import { test, type Test } from 'tap'
 import { defineTask, type BackgroundTasksOptions } from '../index'
 import { sqlite } from '../lib/backends/sqlite'
 import { createApp } from './support/conformance'
+import { schedule } from './support/schedules'
 import { noSqlite, rawConnection } from './support/sqlite'
+import { work } from './support/stub-backend'
 import { until } from './support/until'
 
 const MINUTE = 60_000
@@ -199,4 +202,38 @@ test('runs that the file refuses are logged, and stored when it takes them', { s
   raw.exec('ALTER TABLE elsewhere RENAME TO schedules')
   await soon('the run', () => { clock.tick(1_000); return runs.length === 1 })
   t.match(await app.backgroundTasks.schedules(), [{ last: date('01T00:01:00') }])
+})
+
+test('by the port: a pause while it begins, a rule that is never due, a close while a run is due', { skip: noSqlite }, async t => {
+  const { clock, file, lines } = place(t)
+  const worker = async () => {
+    const backend = sqlite({ file })
+    t.teardown(() => backend.close(0))
+    const log = pino({ level: 'debug' }, { write: (line: string) => { lines.push(JSON.parse(line)) } })
+    await backend.start(log, () => log, 5_000, new Map())
+    await work(backend, 1, async () => ({ state: 'completed', result: undefined }))
+    return backend
+  }
+  const first = await worker()
+  const begun = first.schedule!([schedule('a', { cron: null, timezone: null, every: MINUTE })], ['task'])
+  await first.pause()
+  await begun
+  t.equal(clock.countTimers(), 0)
+  t.match(await first.schedules!(['a', 'b']), [{ id: 'a', task: 'task', next: date('01T00:01:00').getTime() }])
+  await first.close(0)
+
+  const second = await worker()
+  await second.schedule!([schedule('a', { cron: '0 0 30 2 *', timezone: 'UTC', every: null })], ['task'])
+  t.match(lines.filter(({ msg }) => msg.startsWith('schedule changed')), [{ schedule: { id: 'a', next: null } }])
+  t.match(await second.schedules!(['a']), [{ next: null, last: null }])
+  t.equal(clock.countTimers(), 0)
+  await second.close(0)
+
+  const third = await worker()
+  await third.schedule!([schedule('a', { cron: null, timezone: null, every: MINUTE })], ['task'])
+  clock.tick(MINUTE)
+  await third.close(0)
+  const fourth = await worker()
+  t.match(await fourth.schedules!(['a']), [{ last: date('01T00:01:00').getTime() }], 'what was to be written is written')
+  t.same(lines.filter(({ msg }) => msg.startsWith('SQLite: the runs')), [])
 })
