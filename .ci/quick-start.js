@@ -58,7 +58,7 @@ async function main () {
   writeFileSync(join(project, 'package.json'), '{ "private": true }')
   // As a script of this project npm would find the settings of this project.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)))
-  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', '--engine-strict', 'fastify', tarball], { cwd: project, env, stdio: 'inherit' })
+  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent', 'fastify', tarball], { cwd: project, env, stdio: 'inherit' })
   const files = ['quick-start.cjs', 'quick-start.mjs', 'quick-start.mts']
   for (const file of files) {
     const text = readFileSync(join(root, 'examples', file), 'utf8')
