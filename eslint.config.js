@@ -8,7 +8,7 @@ module.exports = [
   ...neostandard({
     ts: true,
     filesTs: ['**/*.ts', '**/*.tsx', '**/*.mts'],
-    ignores: ['**/dist', '.tap']
+    ignores: ['**/dist', '.tap', '.cache']
   }),
   {
     // The plugin and the namespace of its types have one name, as `export =` wants it; TypeScript checks such merging.
