@@ -1,12 +1,13 @@
 'use strict'
 
 /*
- * A process of its own that says of each mutant whether it compiles. Rules of the linter's kind (unused names, unreachable code) are not
+ * A process of its own that compiles each mutant, or says that it does not compile. Rules of the linter's kind (unused names, unreachable code) are not
  * asked: they refuse the text of a mutant, and not what it does.
  */
 
 const { join, resolve } = require('node:path')
 const ts = require('typescript')
+const { compiled } = require('./compiled')
 
 const root = process.argv[2]
 const names = process.argv.slice(3).map(file => join(root, file))
@@ -37,17 +38,20 @@ let version = 1
 
 function compiles (file, text) {
   const name = join(root, file)
-  const language = files.get(name).languageVersion
-  const source = ts.createSourceFile(name, text, { languageVersion: language, impliedNodeFormat: ts.ModuleKind.CommonJS }, true)
+  const { languageVersion, impliedNodeFormat } = files.get(name)
+  const source = ts.createSourceFile(name, text, { languageVersion, impliedNodeFormat }, true)
   source.version = String(++version)
   if (source.parseDiagnostics.length !== 0) return false
   changed = { name, source }
   const program = ts.createSemanticDiagnosticsBuilderProgram(names, options, host, base)
   for (;;) {
     const next = program.getSemanticDiagnosticsOfNextAffectedFile()
-    if (next === undefined) return true
+    if (next === undefined) break
     if (next.result.length !== 0) return false
   }
+  // Each process of a test would have to load the compiler to do it.
+  compiled(join(root, '.cache/mutate/compiled'), text, name)
+  return true
 }
 
 process.on('message', ({ id, file, text }) => process.send({ id, compiles: compiles(file, text) }))

@@ -4,6 +4,7 @@ const { fork } = require('node:child_process')
 const fs = require('node:fs')
 const { join } = require('node:path')
 const { parseArgs } = require('node:util')
+const { forget } = require('./compiled')
 const { differenceOf, mutantsOf, mutate } = require('./mutants')
 const { shuffled, wilson } = require('./statistics')
 const { Tests } = require('./tests')
@@ -17,6 +18,7 @@ const USAGE = `npm run mutate -- [options]
   --folder PATH   of this folder or file alone; more than once for several
   --mutant ID     this mutant alone, with the output of the test that finds it; more than once for several
   --long          with the tests of test/long, too
+  --with FILE     with this test of test/long, too; more than once for several
   --workers N     processes of tests at a time (default: 2)
 `
 
@@ -28,6 +30,7 @@ const { values: options } = parseArgs({
     folder: { type: 'string', multiple: true },
     mutant: { type: 'string', multiple: true },
     long: { type: 'boolean', default: false },
+    with: { type: 'string', multiple: true, default: [] },
     workers: { type: 'string', default: '2' },
     help: { type: 'boolean', default: false }
   }
@@ -49,8 +52,9 @@ function sourceFiles () {
 }
 
 function testFiles () {
-  return ['test', ...(options.long ? ['test/long'] : [])]
+  const files = ['test', ...(options.long ? ['test/long'] : [])]
     .flatMap(folder => fs.readdirSync(folder).filter(file => file.endsWith('.test.ts')).map(file => `${folder}/${file}`))
+  return [...new Set([...files, ...options.with])]
 }
 
 /** Mutants that no test can find, because they change nothing that can be seen; each with its reason. */
@@ -121,10 +125,15 @@ class Run {
       next = this.#next()
       const result = await this.#judge(tree, mutant)
       this.#results.push(result)
-      const { verdict, by, tests } = result
-      console.log(`${String(this.#results.length).padStart(5)}  ${verdict.padEnd(11)} ${mutant.id}${by === undefined ? '' : `  by ${by}`}${verdict === 'survived' ? `, ${tests} tests` : ''}`)
+      this.#tell(result)
     }
     await next
+  }
+
+  #tell ({ mutant, verdict, by, tests, before, after }) {
+    const more = by === undefined ? '' : `  by ${by}`
+    console.log(`${String(this.#results.length).padStart(5)}  ${verdict.padEnd(10)}  ${mutant.id}${more}`)
+    if (verdict === 'survived') console.log(`       ${tests} test files\n       - ${before}\n       + ${after}`)
   }
 
   /** The next mutant that compiles. */
@@ -155,6 +164,7 @@ class Run {
     tree.change([[mutant.file, text]])
     const killer = await this.#killerOf(tree, mutant, text, tests)
     tree.change([])
+    forget(join(root, '.cache/mutate/compiled'), text)
     if (killer === null) return { ...result, verdict: 'survived' }
     this.#tests.killed(killer, mutant, key)
     return { ...result, verdict: 'killed', by: killer }

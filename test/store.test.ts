@@ -814,7 +814,7 @@ test('a store that is closed refuses', async t => {
   waiting.catch(() => {})
   await store.close()
   await t.rejects(waiting, { code: 'FST_BGT_STORE_FAILED' })
-  await t.rejects(store.add([]), { code: 'FST_BGT_STORE_FAILED' })
+  await t.rejects(store.add([]), { code: 'FST_BGT_STORE_FAILED', message: /the application has closed/ })
   await store.close()
   t.equal(backend.closes, 0, 'one that was never opened')
 })

@@ -54,7 +54,7 @@ class PageOfTasks {
   constructor ({ offset, search, group }: Query) {
     this.#offset = offset
     const wanted = search.toLowerCase()
-    this.#matches = ({ name, requestId, error }) => (wanted === '' || name.toLowerCase().includes(wanted) || (requestId !== null && requestId.toLowerCase().includes(wanted))) &&
+    this.#matches = ({ name, requestId, error }) => (name.toLowerCase().includes(wanted) || (requestId !== null && requestId.toLowerCase().includes(wanted))) &&
       (group === '' || groupOf(name, error ?? lineOf(undefined)).id === group)
   }
 
