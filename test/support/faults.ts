@@ -105,10 +105,10 @@ async function end (child: ChildProcess, signal: 'SIGTERM' | 'SIGKILL'): Promise
 
 const root = resolve(__dirname, '..', '..')
 
-/** Compiles the package and the program of the tests: a process that compiles itself would take seconds to start. */
-function compile (folder: string): string {
+/** Compiles the package and a program of the tests: a process that compiles itself would take seconds to start. */
+export function compile (folder: string, program = 'fault-app'): string {
   const lib = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.ts') && !file.endsWith('.d.ts'))
-  for (const file of ['index.ts', 'types/fastify.ts', ...lib.map(file => `lib/${file}`), 'test/support/fault-app.ts']) {
+  for (const file of ['index.ts', 'types/fastify.ts', ...lib.map(file => `lib/${file}`), `test/support/${program}.ts`]) {
     const { outputText } = transpileModule(readFileSync(join(root, file), 'utf8'), {
       compilerOptions: { module: ModuleKind.Node16, target: ScriptTarget.ES2022, esModuleInterop: true },
       fileName: join(root, file)
@@ -118,7 +118,7 @@ function compile (folder: string): string {
     writeFileSync(target, outputText)
   }
   writeFileSync(join(folder, 'package.json'), '{ "type": "commonjs" }')
-  return join(folder, 'test/support/fault-app.js')
+  return join(folder, `test/support/${program}.js`)
 }
 
 /** Says what has become of acknowledged tasks: fails for one that is lost, prints how many ran more than once. */

@@ -80,7 +80,7 @@ interface Kept {
 }
 
 /** The records of a queue, beside those of its workers. */
-async function open (t: Test, connection: string, name: string): Promise<Kept> {
+export async function openKept (t: Test, connection: string, name: string): Promise<Kept> {
   const ServerOf = connection.startsWith('postgres') ? PostgresServer : RedisServer
   const server = new ServerOf(resolveOptions({ connection, queue: name }), error => { throw error })
   server.load()
@@ -135,7 +135,7 @@ export function scheduleSuite (t: Test, connection: string): void {
     await first.keep([schedule('s', EACH_YEAR)])
     const { next } = (await first.state('s'))!
     await first.close()
-    const kept = await open(t, connection, queue)
+    const kept = await openKept(t, connection, queue)
     await kept.change('s', ({ takenUntil }) => ({ takenUntil: takenUntil - 3 * YEAR_MS }))
     const workers = await Promise.all([1, 2].map(() => worker(t, queue)))
     await Promise.all(workers.map(({ keep }) => keep([schedule('s', EACH_YEAR)])))
@@ -168,7 +168,7 @@ export function scheduleSuite (t: Test, connection: string): void {
     const one = await worker(t, queue)
     await one.keep([schedule('s', EACH_YEAR)])
     await one.close()
-    const kept = await open(t, connection, queue)
+    const kept = await openKept(t, connection, queue)
     const leave = () => kept.change('s', ({ takenUntil }) => ({ taken: [{ due: Date.UTC(2020, 0), by: 'dead', since: takenUntil - 60_000 }] }))
     await leave()
     const two = await worker(t, queue)
@@ -216,8 +216,8 @@ export function scheduleSuite (t: Test, connection: string): void {
     t.same((await next.backend.schedules(['a', 'b', 'c'])).map(({ id }) => id).sort(), ['b', 'c'])
     t.match(next.log.filter(({ msg }) => msg.startsWith('schedule removed')), [{ level: 30, schedule: { id: 'a' }, task: { name: 'task' } }])
     const ran = [...mine.ran]
-    const { time } = await (await open(t, connection, queue)).records.read([])
-    await until('two seconds later', async () => (await (await open(t, connection, queue)).records.read([])).time > time + 2_000)
+    const { time } = await (await openKept(t, connection, queue)).records.read([])
+    await until('two seconds later', async () => (await (await openKept(t, connection, queue)).records.read([])).time > time + 2_000)
     t.same(mine.ran.slice(ran.length).length <= 1, true, 'the older worker stores no more')
     await next.keep([], ['more'])
     t.same((await next.backend.schedules(['a', 'b', 'c'])).map(({ id }) => id), ['c'])
