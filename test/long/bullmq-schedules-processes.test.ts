@@ -14,7 +14,7 @@ import { until } from '../support/until'
 
 const EVERY_MS = 4_000
 const CLOCKS_AHEAD_MS = [-30_000, 0, 30_000]
-const ROUNDS = 6
+const ROUNDS = 3
 
 async function processes (t: Test, connection: string): Promise<void> {
   const queue = newQueue()
@@ -38,7 +38,7 @@ async function processes (t: Test, connection: string): Promise<void> {
     const due = (Math.floor(now / EVERY_MS) + 1) * EVERY_MS
     dues.push(due)
     // From a little before it is due to a little after.
-    await sleep(due - now - 10 + 8 * round)
+    await sleep(due - now - 10 + 15 * round)
     const index = round % children.length
     const exited = once(children[index]!, 'exit')
     children[index]!.kill('SIGKILL')
