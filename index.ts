@@ -129,6 +129,9 @@ namespace fastifyBackgroundTasks {
   export type TaskDefinition<Payload = any, Result = unknown> = types.TaskDefinition<Payload, Result>
   export type TaskHandler<Payload, Result> = types.TaskHandler<Payload, Result>
   export type TaskContext = types.TaskContext
+  export type ContextTaskOptions = types.ContextTaskOptions
+  export type ThreadTaskContext = types.ThreadTaskContext
+  export type ThreadTaskHandler<Payload, Result> = types.ThreadTaskHandler<Payload, Result>
   export type TaskInfo = types.TaskInfo
   export type CapturedTask = types.CapturedTask
   export type Outcome = types.Outcome

@@ -35,7 +35,7 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
     ...usual,
     number,
     file: new URL(`file://${moduleFile(t, text)}`).href,
-    channel: { port: port2, begun: new Int32Array(new SharedArrayBuffer(4)) },
+    channel: { port: port2, begun: new Int32Array(new SharedArrayBuffer(4)), tasks: new Map() },
     ...request
   })
   for (let next = receiveMessageOnPort(port1); next !== undefined; next = receiveMessageOnPort(port1)) said.push(next.message)
@@ -44,15 +44,15 @@ async function attempt (t: Test, text: string, request: Partial<ThreadRequest> =
 
 test('a payload, as JSON and as it is, and a result', async t => {
   const echo = 'export default async payload => [payload]'
-  t.same(await attempt(t, echo), [{ type: 'arrived' }, { type: 'completed', result: [undefined] }])
-  t.same(await attempt(t, echo, { payload: { json: '{"a":1}' } }), [{ type: 'arrived' }, { type: 'completed', result: [{ a: 1 }] }])
-  t.same(await attempt(t, echo, { payload: { value: new Map() } }), [{ type: 'arrived' }, { type: 'completed', result: [new Map()] }])
+  t.same(await attempt(t, echo), [{ type: 'arrived' }, { type: 'completed', result: [undefined], added: 0 }])
+  t.same(await attempt(t, echo, { payload: { json: '{"a":1}' } }), [{ type: 'arrived' }, { type: 'completed', result: [{ a: 1 }], added: 0 }])
+  t.same(await attempt(t, echo, { payload: { value: new Map() } }), [{ type: 'arrived' }, { type: 'completed', result: [new Map()], added: 0 }])
 })
 
 test('a result that is no object', async t => {
   for (const result of [null, undefined, 5, 'text', true, 10n]) {
     const text = typeof result === 'bigint' ? '10n' : JSON.stringify(result)
-    t.strictSame(await attempt(t, `export default () => ${text}`), [{ type: 'arrived' }, { type: 'completed', result }])
+    t.strictSame(await attempt(t, `export default () => ${text}`), [{ type: 'arrived' }, { type: 'completed', result, added: 0 }])
   }
 })
 
@@ -114,7 +114,7 @@ test('a thread that stays runs the attempts that follow through the channel, unt
     // A value that cannot be read is followed by one that can.
     if (message.type !== 'failed') port1.postMessage(sent++ < 2 ? { type: 'run', request: request(sent) } : { type: 'return' })
   })
-  await run({ ...request(0), channel: { port: port2, begun } })
+  await run({ ...request(0), channel: { port: port2, begun, tasks: new Map() } })
   t.match(said, [
     { type: 'completed', result: 0, begun: 0 },
     { type: 'failed', thrown: { fields: { code: 'FST_BGT_UNCLONABLE' } }, begun: 1 },

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
-import type { TaskOptions } from './task'
+import type { ContextTaskOptions, TaskHandle, TaskOptions, TransactionTaskOptions } from './task'
+import type { TransactionClient } from './transaction'
 
 /** Marks a definition; only `defineTask` makes one. */
 declare const kDefined: unique symbol
@@ -74,4 +75,99 @@ export interface TaskContext {
    * called often: a backend gets one write at a time, with the last value, and the last of all before the task's end.
    */
   progress (value: unknown): void
+  /**
+   * Adds a further task, as `app.backgroundTasks.add` does: the task starts at once, and keeps the id and the logger of this task's request. With a
+   * backend a defined task is stored at once, and the attempt completes only when the backend has it; else it fails, and so is tried
+   * again. May be taken out of the context: `const { add } = ctx`.
+   * @throws as `add` of a request, and FST_BGT_NO_ATTEMPT after the end of the attempt; FST_BGT_NOT_ON_THREAD for a function on a worker
+   * thread, and from all members of a thread's handle but `id` and `name`: see {@link ThreadTaskContext}
+   */
+  readonly add: Add<ContextTaskOptions>['add']
+}
+
+/** The second argument of a handler that runs on a worker thread. */
+export interface ThreadTaskContext extends Omit<TaskContext, 'add' | 'diScope'> {
+  /** Adds a defined task, which the main thread accepts before the attempt completes; if it refuses, the attempt fails with its error. */
+  readonly add: AddOnThread
+}
+
+/** The function of a defined task, as the module of a worker thread exports it. */
+export type ThreadTaskHandler<Payload, Result> = (payload: Payload, ctx: ThreadTaskContext) => Result
+
+/** `ctx.add` on a worker thread. Only the task's name, its options and its payload go to the main thread. */
+export interface AddOnThread {
+  <Payload> (task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): Pick<TaskHandle, 'id' | 'name'>
+  <Payload> (options: ContextTaskOptions & { signal?: never }, task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): Pick<TaskHandle, 'id' | 'name'>
+}
+
+/** The payload as an argument, which is optional if the payload may be `undefined`. */
+type PayloadArguments<Payload> = undefined extends Payload ? [payload?: Payload] : [payload: Payload]
+
+/**
+ * Refuses arguments for a function without parameters. Needed since TypeScript matches overloads by assignability, and a function
+ * without parameters is assignable to one with parameters.
+ */
+type RefuseSurplus<Fn, Args> = Fn extends () => unknown ? Args extends [] ? unknown : never : unknown
+
+/**
+ * The method `add`, of requests and of the application. Called without its object, as after `const { add } = tasks`, it throws FST_BGT_UNBOUND.
+ * @typeParam Options the options of a task
+ */
+export interface Add<Options extends TaskOptions = TaskOptions> {
+  /**
+   * Adds a defined task with its payload, which is copied at once.
+   * @throws FST_BGT_UNKNOWN_TASK, FST_BGT_INVALID_PAYLOAD, FST_BGT_PAYLOAD_TOO_LARGE, FST_BGT_UNCLONABLE, FST_BGT_UNSUPPORTED,
+   * FST_BGT_OVERLOADED, FST_BGT_CLOSED
+   */
+  add<Payload> (task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): TaskHandle
+  /**
+   * Adds a function, sync or async, with exactly the arguments given.
+   * @throws FST_BGT_INVALID_TASK, FST_BGT_OVERLOADED, FST_BGT_CLOSED
+   */
+  add<Args extends unknown[]> (fn: (...args: Args) => unknown, ...args: Args): TaskHandle
+  /**
+   * Adds an overloaded function: the arguments select the overload.
+   * @throws FST_BGT_INVALID_TASK, FST_BGT_OVERLOADED, FST_BGT_CLOSED
+   */
+  add<const Args extends unknown[], Fn extends (...args: NoInfer<Args>) => unknown> (fn: Fn & RefuseSurplus<Fn, Args>, ...args: Args): TaskHandle
+  /**
+   * Adds a defined task with options, which override those of its definition.
+   * @throws as without options, and FST_BGT_INVALID_TASK_OPTION
+   */
+  add<Payload> (options: Options & { signal?: never }, task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): TaskHandle
+  /**
+   * Adds a function that gets an `AbortSignal` after its arguments.
+   * @throws as without options, and FST_BGT_INVALID_TASK_OPTION
+   */
+  add<Args extends unknown[]> (options: Options & { signal: true, dedupe?: never }, fn: (...args: [...Args, AbortSignal]) => unknown, ...args: Args): TaskHandle
+  /**
+   * Adds an overloaded function with options.
+   * @throws as without options, and FST_BGT_INVALID_TASK_OPTION
+   */
+  add<const Args extends unknown[], Fn extends (...args: NoInfer<Args>) => unknown> (options: Options & { signal?: false, dedupe?: never }, fn: Fn & RefuseSurplus<Fn, Args>, ...args: Args): TaskHandle
+  /**
+   * Adds a function with options.
+   * @throws as without options, and FST_BGT_INVALID_TASK_OPTION
+   */
+  add<Args extends unknown[]> (options: Options & { signal?: false, dedupe?: never }, fn: (...args: Args) => unknown, ...args: Args): TaskHandle
+
+  /**
+   * Stores a defined task through the user's own connection, in the transaction that is open there, on PostgreSQL or in the backend's file of
+   * SQLite. The task runs once that commits, and never existed if it does not; the outcome of the request plays no part. Resolves with the
+   * handle when the row is written. Until the commit `find` does not know the id, `cancel()` resolves with `false`, and `settled()` waits:
+   * after a rollback, until the application has closed, with `'stored'`.
+   *
+   * A wrong argument throws at once; on SQLite everything does, and the row is written before the call returns, so that a synchronous
+   * transaction is rolled back. Errors of the connection come through as they are.
+   * @param client see {@link TransactionClient}
+   * @throws FST_BGT_NOT_DURABLE for a function, a definition with `local: true`, and without a backend; FST_BGT_UNSUPPORTED for a backend on
+   * Redis or RabbitMQ; FST_BGT_INVALID_CLIENT, FST_BGT_NO_TRANSACTION (on PostgreSQL as rejections); FST_BGT_STORE_FAILED before the
+   * application has started; FST_BGT_UNKNOWN_TASK, FST_BGT_INVALID_PAYLOAD, FST_BGT_PAYLOAD_TOO_LARGE, FST_BGT_OVERLOADED, FST_BGT_CLOSED
+   */
+  addInTransaction<Payload> (client: TransactionClient, task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): Promise<TaskHandle>
+  /**
+   * Adds in a transaction, with options, which override those of the definition. The `delay` counts from this call.
+   * @throws as without options, and FST_BGT_INVALID_TASK_OPTION, also for `runOn` and `key`
+   */
+  addInTransaction<Payload> (client: TransactionClient, options: TransactionTaskOptions, task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): Promise<TaskHandle>
 }

@@ -89,6 +89,12 @@ export interface TransactionTaskOptions extends Omit<TaskOptions, 'runOn' | 'key
   signal?: never
 }
 
+/** The options of one `ctx.add`, which belongs to no request: no outcome decides, and no task replaces another. */
+export interface ContextTaskOptions extends Omit<TaskOptions, 'runOn' | 'key'> {
+  runOn?: never
+  key?: never
+}
+
 /** The wait of a failed task before its next attempt, as in BullMQ: https://docs.bullmq.io/guide/retrying-failing-jobs. */
 export interface BackoffOptions {
   /** `fixed`: always `delay`. `exponential`: `delay` × 2^(attempts made − 1). */

@@ -1,19 +1,19 @@
-import type { FastifyBaseLogger } from 'fastify'
-import type { TaskHandle, TaskOptions } from '../../types/task'
+import type { TaskHandle } from '../../types/task'
 import { addChannel, publishAdd } from '../observe/channels'
-import type { Engine } from '../run/engine'
-import { Line } from '../run/line'
-import { FST_BGT_INVALID_TASK_OPTION, FST_BGT_NOT_DURABLE } from '../shared/errors'
-import { received } from '../shared/show'
+import type { Line } from '../run/line'
+import { FST_BGT_NOT_DURABLE } from '../shared/errors'
 import type { HandOver } from '../store/hand-over'
 import { storeInTransaction } from '../store/in-transaction'
+import { checkFunction } from '../task/define'
 import { nameOf } from '../task/name'
+import { type Meaningless, refuseMeaningless } from '../task/options'
 import type { TaskFunction } from '../task/task'
-import { checkFunction, createTask } from './create-task'
+import { createTask } from './create-task'
+import { OriginLine } from './origin-line'
 import type { CollectorParts } from './parts'
 
 /** The options of `add` that mean nothing where only the commit counts, each with the reason. */
-const MEANINGLESS: ReadonlyArray<readonly [name: 'runOn' | 'key', expected: string]> = [
+const MEANINGLESS: readonly Meaningless[] = [
   ['runOn', 'left out in addInTransaction, where the commit decides'],
   ['key', 'left out in addInTransaction, where no task replaces another']
 ]
@@ -28,9 +28,9 @@ export function addInTransaction ({ engine, handOver }: CollectorParts, request:
   const fn = typeof first === 'function' ? first : args[0]
   // First of all: the making of a task that stays here moves buffers, and queues the task for a thread.
   if (typeof fn === 'function') checkDurable(fn as TaskFunction, isCaptured, handOver)
-  const line = new TransactionLine(engine, request)
+  if (fn !== first) refuseMeaningless(first, MEANINGLESS)
+  const line = new OriginLine(engine, request)
   const task = createTask(engine, line, first, args)
-  if (fn !== first) refuseMeaningless(first as TaskOptions)
   ledger.assertRoom()
   if (!isCaptured) handOver!.store.assertTakesTransactions()
   ledger.accept(task, line)
@@ -51,29 +51,4 @@ function checkDurable (fn: TaskFunction, isCaptured: boolean, handOver: HandOver
   if (definition === undefined) throw new FST_BGT_NOT_DURABLE(`the function '${nameOf(fn)}'`)
   if (definition.spec.local) throw new FST_BGT_NOT_DURABLE(`'${definition.name}', which is defined with local: true`)
   if (handOver === null && !isCaptured) throw new FST_BGT_NOT_DURABLE(`'${definition.name}' in an application without a backend`)
-}
-
-function refuseMeaningless (options: TaskOptions): void {
-  for (const [name, expected] of MEANINGLESS) {
-    if (options[name] !== undefined) throw new FST_BGT_INVALID_TASK_OPTION(name, expected, received(options[name]))
-  }
-}
-
-/** The line of one task that is added in a transaction: the request's outcome plays no part. Ends when the task is stored or refused. */
-class TransactionLine extends Line {
-  readonly #origin: Line | null
-
-  constructor (engine: Engine, origin: Line | null) {
-    super(engine, origin === null ? null : origin.request)
-    this.#origin = origin
-  }
-
-  /** A collector that has outlived its request knows the id and the logger alone. */
-  override get requestId (): string | null {
-    return this.#origin === null ? null : this.#origin.requestId
-  }
-
-  override get log (): FastifyBaseLogger {
-    return this.#origin === null ? this.engine.log : this.#origin.log
-  }
 }

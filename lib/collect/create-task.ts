@@ -3,10 +3,10 @@ import type { Engine } from '../run/engine'
 import type { Line } from '../run/line'
 import { FST_BGT_UNKNOWN_TASK, FST_BGT_UNSUPPORTED } from '../shared/errors'
 import { received } from '../shared/show'
-import { definitionOf } from '../task/define'
+import { checkFunction } from '../task/define'
 import { resolveTaskOptions } from '../task/options'
 import { serializePayload } from '../task/payload'
-import { isGenerator, isPromiseLike, refusedArguments, refusedTask } from '../task/refused-task'
+import { refusedAdd, refusedArguments } from '../task/refused-task'
 import type { Definition, TaskSpec } from '../task/spec'
 import { Task, type TaskFunction } from '../task/task'
 import { threadedTask } from './threaded-task'
@@ -22,22 +22,11 @@ export function createTask (engine: Engine, line: Line, first: unknown, args: un
     return definedTask(engine, line, first as TaskDefinition, args, definition.spec)
   }
   const fn = args.shift()
-  if (typeof fn !== 'function') throw refusedTask(typeof first === 'object' && first !== null && !isPromiseLike(first) ? fn : first)
+  if (typeof fn !== 'function') throw refusedAdd(first, fn)
   const definition = checkFunction(fn)
   const spec = resolveTaskOptions(first, definition?.spec)
   if (definition === undefined) return new Task(line, fn as TaskFunction, args, spec)
   return definedTask(engine, line, fn as TaskDefinition, args, spec)
-}
-
-/** Returns the definition behind a function, if there is one. Refuses generator functions: calling one runs nothing of it. */
-export function checkFunction (fn: object): Definition | undefined {
-  try {
-    const definition = definitionOf(fn)
-    if (definition !== undefined || !isGenerator(fn)) return definition
-  } catch {
-    // A proxy of the user's, or a getter.
-  }
-  throw refusedTask(fn)
 }
 
 export function definedTask (engine: Engine, line: Line, task: TaskDefinition, args: unknown[], spec: TaskSpec): Task {

@@ -1,10 +1,11 @@
 import type { FastifyInstance } from 'fastify'
 import type { BackgroundTasksOptions } from '../../types/options'
 import { AppTasks } from '../collect/app-tasks'
+import { AttemptTasks } from '../collect/attempt-tasks'
 import type { AppParts } from '../collect/parts'
 import { bridgeTo, type DiBridge } from '../di/bridge'
 import { Engine } from '../run/engine'
-import { type Settings, taskDefaults, threadedDefinitions } from '../run/settings'
+import { type Settings, taskDefaults, threadedDefinitions, threadTasks } from '../run/settings'
 import { Schedules } from '../schedule/schedules'
 import { deliverTo, placesFor, threadRoomOf } from '../store/deliveries'
 import { HandOver } from '../store/hand-over'
@@ -35,11 +36,12 @@ export class Application implements AppParts {
     const engine = this.engine = new Engine(settings, fastify.log, requestLogs(fastify))
     this.store = backend === null || mode === 'capture' ? null : new Store(backend, storeTimeout)
     this.handOver = this.store === null ? null : new HandOver(engine, this.store)
-    this.threads = mode === 'run' && threadedDefinitions(settings).length !== 0 ? new Threads(settings.threads, engine.report) : null
+    this.threads = mode === 'run' && threadedDefinitions(settings).length !== 0 ? new Threads(settings.threads, threadTasks(settings), engine.report) : null
     this.tasks = new AppTasks(this)
     this.schedules = new Schedules(engine, this.tasks, this.store)
     this.di = bridgeTo(fastify, this, settings.asyncContext ? this.tasks.current : null)
     engine.app = this.tasks
+    engine.collect = line => new AttemptTasks(this, line)
     engine.threads = this.threads
     engine.scopeMaker = this.di
   }

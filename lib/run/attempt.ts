@@ -1,11 +1,13 @@
+import type { TaskHandle } from '../../types/task'
 import { publishAbandon } from '../observe/channels'
 import { setTaskDeadline } from '../shared/deadline'
 import { FST_BGT_TIMEOUT } from '../shared/errors'
 import { asPromise, isThenable } from '../shared/promises'
-import { AttemptContext } from '../task/context'
+import { AttemptContext, attemptOver } from '../task/context'
 import { parsePayload } from '../task/payload'
 import type { TaskSpec } from '../task/spec'
 import type { Task } from '../task/task'
+import type { Addition, AttemptCollector } from './attempt-collector'
 import { call } from './call'
 import type { Ledger } from './ledger'
 import type { Line } from './line'
@@ -22,13 +24,15 @@ export interface AttemptHost {
   readonly threads: { run (attempt: Attempt, file: string): Promise<unknown> } | null
   /** The reason that signals abort with once the application's close has run out of time; `null` before. */
   readonly closeReason: Error | null
+  /** Makes the collector of an attempt. */
+  collect (line: Line): AttemptCollector
   completed (task: Task, line: Line, result: unknown): void
   failed (task: Task, line: Line, error: unknown): void
 }
 
 /**
  * One attempt of a task that has a time limit, a signal or a context, and so can be stopped while it runs. Made by the engine; over
- * when the function has ended.
+ * when the function has ended, and the backend has what it has added.
  */
 export class Attempt implements StoppableAttempt {
   readonly task: Task
@@ -38,7 +42,10 @@ export class Attempt implements StoppableAttempt {
   #controller: AbortController | null = null
   #onStop: ((reason: unknown) => void) | null = null
   #scope: Scope | undefined
+  /** The tasks that the function has added; `null` before the first. */
+  #added: AttemptCollector | null = null
   waits = false
+  /** Whether the function has ended. */
   #ended = false
   #isAbandoned = false
   #clearDeadline: (() => void) | null = null
@@ -93,10 +100,18 @@ export class Attempt implements StoppableAttempt {
     return call(task, line, task.fn, signal ? [...args, this.signal] : args)
   }
 
+  /** The function has ended. What it has added may still be on its way to the backend. */
   #end (fulfilled: boolean, value: unknown): void {
-    this.#detach()
+    this.#clearDeadline?.()
     this.#ended = true
     if (this.#scope !== undefined) this.#host.scopes.dispose(this.#scope, this.line, this.task)
+    const stored = fulfilled && this.#reason === null && this.#added !== null ? this.#added.stored() : null
+    if (stored === null) this.#settle(fulfilled, value)
+    else stored.then(() => this.#settle(true, value), error => this.#settle(false, error))
+  }
+
+  #settle (fulfilled: boolean, value: unknown): void {
+    this.#detach()
     if (this.#isAbandoned) this.#host.ledger.ended(this.line)
     if (this.#reason !== null) return
     if (fulfilled) this.#host.completed(this.task, this.line, value)
@@ -133,13 +148,34 @@ export class Attempt implements StoppableAttempt {
     this.line.delivery?.progress(value)
   }
 
+  /** See `TaskContext.add`. */
+  add (first: unknown, args: unknown[]): TaskHandle {
+    if (this.isOver) throw attemptOver(this.task.name, this.#reason)
+    return this.#collector.add(first, args)
+  }
+
+  /** Adds a task for the thread of the attempt. Once the attempt is over this does nothing: the thread may not know that yet. */
+  addForThread (addition: Addition): void {
+    if (!this.isOver) this.#collector.addForThread(addition)
+  }
+
+  get #collector (): AttemptCollector {
+    this.#added ??= this.#host.collect(this.line)
+    return this.#added
+  }
+
+  /** Whether the function has ended, or is no longer waited for. */
+  get isOver (): boolean {
+    return this.#ended || this.#reason !== null
+  }
+
   /** Whether no other attempt can follow. */
   get isLast (): boolean {
     return this.task.attempts >= this.spec.attempts
   }
 
   get listens (): boolean {
-    return this.spec.signal || this.spec.definition !== null
+    return !this.#ended && (this.spec.signal || this.spec.definition !== null)
   }
 
   abort (reason: unknown): void {

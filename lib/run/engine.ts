@@ -12,6 +12,7 @@ import { capture } from '../task/capture'
 import { CANCELLED, CAPTURED, COMPLETED, DROPPED, FAILED, PENDING, REPLACED, RUNNING, STORED } from '../task/states'
 import type { Task } from '../task/task'
 import { Attempt, type AttemptHost } from './attempt'
+import type { AttemptCollector } from './attempt-collector'
 import { call } from './call'
 import { Ledger } from './ledger'
 import type { Line, LineEngine } from './line'
@@ -59,6 +60,7 @@ export class Engine implements LineEngine, TaskExecutor, AttemptHost {
   closeReason: Error | null = null
   /** The application's own collector. */
   declare app: AppBackgroundTasks
+  declare collect: (line: Line) => AttemptCollector
 
   constructor (settings: Settings, log: FastifyBaseLogger, logOf: LogOf) {
     this.settings = settings

@@ -49,6 +49,14 @@ export function threadedDefinitions ({ tasks, backend, workerConcurrency }: Sett
   return definitions.filter(({ file, spec }) => file !== null && (spec.local || backend === null || workerConcurrency !== 0))
 }
 
+/** For each task that a handler on a thread may add, whether its payload is cloned; else it is JSON. */
+export function threadTasks ({ tasks }: Settings): ReadonlyMap<string, boolean> {
+  return new Map([...tasks].map(([name, task]) => {
+    const { file, spec } = definitionOf(task) as Definition
+    return [name, file !== null && spec.local]
+  }))
+}
+
 /** The defaults of the definitions, by their names, for a backend. */
 export function taskDefaults ({ tasks }: Settings): ReadonlyMap<string, TaskDefaults> {
   return new Map([...tasks].map(([name, task]) => {

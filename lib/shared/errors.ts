@@ -235,6 +235,20 @@ export const FST_BGT_NO_DI_SCOPE = createError(
   "ctx.diScope of the background task '%s' received a call on a worker thread: the DI container is on the main thread, give the task what it needs in its payload"
 )
 
+/** `ctx.add` was called after the end of its attempt, or where there is none. */
+export const FST_BGT_NO_ATTEMPT = createError(
+  'FST_BGT_NO_ATTEMPT',
+  "ctx.add of the background task '%s' received a call %s"
+)
+
+/** A handler on a thread asked for something that only the main thread has: to add a plain function, or to follow a task. */
+export const FST_BGT_NOT_ON_THREAD = createError(
+  'FST_BGT_NOT_ON_THREAD',
+  'ctx.add on a worker thread takes a defined task, and returns its id and its name alone, received %s',
+  500,
+  TypeError
+)
+
 /** The dashboard was registered before the plugin, or outside its context. */
 export const FST_BGT_NOT_REGISTERED = createError(
   'FST_BGT_NOT_REGISTERED',

@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { DiScope, TaskContext } from '../../types/definition'
+import type { TaskHandle } from '../../types/task'
+import { FST_BGT_NO_ATTEMPT } from '../shared/errors'
 import type { Origin } from './origin'
 import type { Task } from './task'
 
@@ -11,6 +13,7 @@ interface ContextSource {
   readonly signal: AbortSignal
   readonly diScope: unknown
   progress (value: unknown): void
+  add (first: unknown, args: unknown[]): TaskHandle
 }
 
 /** The context of one attempt, for the handler of a defined task. Its costly members are made at first use. */
@@ -18,6 +21,7 @@ export class AttemptContext implements TaskContext {
   readonly #attempt: ContextSource
   readonly attempt: number
   #log: FastifyBaseLogger | null = null
+  #add: TaskContext['add'] | null = null
 
   constructor (attempt: ContextSource) {
     this.#attempt = attempt
@@ -52,6 +56,16 @@ export class AttemptContext implements TaskContext {
   readonly progress = (value: unknown): void => {
     this.#attempt.progress(value)
   }
+
+  get add (): TaskContext['add'] {
+    this.#add ??= (first: unknown, ...args: unknown[]) => this.#attempt.add(first, args)
+    return this.#add
+  }
+}
+
+/** The error of a `ctx.add` after the end of the attempt. @param reason why the attempt is no longer waited for, if so */
+export function attemptOver (name: string, reason: unknown): Error {
+  return new FST_BGT_NO_ATTEMPT(name, 'after the end of its attempt: await all that adds tasks, before the handler ends', { cause: reason ?? undefined })
 }
 
 function ignore (): void {}
@@ -78,6 +92,7 @@ export function defaultContext (name: string): TaskContext {
     log: silentLogger,
     requestId: null,
     diScope: undefined as unknown as DiScope,
-    progress: ignore
+    progress: ignore,
+    add: () => { throw new FST_BGT_NO_ATTEMPT(name, 'where there is no attempt: a definition that is called as a function needs a context that has an add') }
   }
 }

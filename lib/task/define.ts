@@ -124,3 +124,14 @@ function noHandler (name: string): TaskHandler<any, never> {
 export function definitionOf (fn: unknown): Definition | undefined {
   return (fn as { [kDefinition]?: Definition })[kDefinition]
 }
+
+/** Returns the definition behind a function, if there is one. Refuses generator functions: calling one runs nothing of it. */
+export function checkFunction (fn: object): Definition | undefined {
+  try {
+    const definition = definitionOf(fn)
+    if (definition !== undefined || !isGenerator(fn)) return definition
+  } catch {
+    // A proxy of the user's, or a getter.
+  }
+  throw refusedTask(fn)
+}

@@ -89,6 +89,26 @@ export function resolveTaskOptions (options: unknown, defaults: TaskSpec = DEFAU
   return spec
 }
 
+/** An option that means nothing to one kind of `add`, and what it must be there. */
+export type Meaningless = readonly [name: keyof TaskOptions, expected: string]
+
+/** The options that mean nothing to `ctx.add`. */
+export const MEANINGLESS_IN_CONTEXT: readonly Meaningless[] = [
+  ['runOn', 'left out in ctx.add, where no outcome decides'],
+  ['key', 'left out in ctx.add, where no task replaces another']
+]
+
+/**
+ * Refuses options that mean nothing. All else that is wrong with them is left to {@link resolveTaskOptions}.
+ * @throws FST_BGT_INVALID_TASK_OPTION
+ */
+export function refuseMeaningless (options: unknown, meaningless: readonly Meaningless[]): void {
+  for (const [name, expected] of meaningless) {
+    const value = readOr(() => isPlainObject(options) ? (options as TaskOptions)[name] : undefined, undefined)
+    if (value !== undefined) throw new FST_BGT_INVALID_TASK_OPTION(name, expected, received(value))
+  }
+}
+
 /** The names of the options; `null` if they are no plain object or cannot be read. */
 function namesOf (options: unknown): string[] | null {
   return readOr(() => isPlainObject(options) ? Object.keys(options) : null, null)

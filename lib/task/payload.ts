@@ -15,8 +15,18 @@ export function serializePayload (task: string, payload: unknown): string | unde
   return json
 }
 
+/** A payload that a thread has serialized already. */
+export class SerializedPayload {
+  readonly json: string
+
+  constructor (json: string) {
+    this.json = json
+  }
+}
+
 function stringify (task: string, payload: unknown): string {
   try {
+    if (payload instanceof SerializedPayload) return payload.json
     check(task, payload, [], new Parents())
     return JSON.stringify(payload)
   } catch (error) {

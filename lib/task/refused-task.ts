@@ -21,6 +21,11 @@ export function refusedTask (value: unknown): Error {
   return new FST_BGT_INVALID_TASK('a promise: pass the function without calling it, as in add(fn, ...args)')
 }
 
+/** The error for an `add` without a function: options may come first, so the second argument may be to blame. */
+export function refusedAdd (first: unknown, second: unknown): Error {
+  return refusedTask(typeof first === 'object' && first !== null && !isPromiseLike(first) ? second : first)
+}
+
 /** The error for more than a payload behind a defined task: mostly options in the last place. */
 export function refusedArguments (args: readonly unknown[]): Error {
   return new FST_BGT_INVALID_TASK(`${args.length} arguments for a defined task, which takes one payload: options come first, as in add(options, task, payload)`)

@@ -3,6 +3,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { currentCarrier } from '../observe/propagation'
 import { describe, type Report, type TaskDescription } from '../observe/report'
 import type { Attempt } from '../run/attempt'
+import type { Addition } from '../run/attempt-collector'
 import { setDeadline } from '../shared/deadline'
 import { FST_BGT_THREAD_DIED, FST_BGT_UNCLONABLE } from '../shared/errors'
 import { textOf } from '../shared/show'
@@ -42,6 +43,8 @@ export class ThreadAttempt extends AsyncResource {
   aborted = false
   /** The abort reason. */
   reason: unknown
+  /** The number of tasks that the handler has added. */
+  #added = 0
   #onAbort: (() => void) | null = null
   #clearGrace: (() => void) | null = null
   /** Read now, while the run's trace is active: the attempt may wait for a thread. */
@@ -85,7 +88,7 @@ export class ThreadAttempt extends AsyncResource {
   startOn (thread: AttemptThread): void {
     this.#attempt.waits = false
     this.#onAbort = () => {
-      thread.abort({ type: 'abort', number: this.number, reason: encodeThrown(this.reason) })
+      thread.abort({ type: 'abort', number: this.number, reason: encodeThrown(this.reason), over: this.#attempt.isOver })
       this.#clearGrace = setDeadline(ABORT_GRACE_MS, () => thread.terminate(this.reason))
     }
   }
@@ -94,6 +97,8 @@ export class ThreadAttempt extends AsyncResource {
   ended (end: ThreadEnd | undefined): void {
     if (end === undefined) {
       this.#fail(new FST_BGT_UNCLONABLE(`The result or error of the background task '${this.task.name}'`, 'what cannot be read outside of its thread'))
+    } else if (end.type === 'completed' && end.added !== this.#added) {
+      this.#fail(new FST_BGT_UNCLONABLE(`A payload that the background task '${this.task.name}' has added`, 'what cannot be read outside of its thread'))
     } else {
       this.#detach()
       if (end.type === 'completed') this.#resolve(end.result)
@@ -157,12 +162,18 @@ export class ThreadAttempt extends AsyncResource {
   receive (message: Exclude<ThreadMessage, ThreadEnd | { type: 'ended' }>): void {
     switch (message.type) {
       case 'arrived': return this.#attempt.begin()
+      case 'add': return this.#add(message.addition)
       case 'progress': return this.#progress(message.value)
       case 'log': return this.#writeLine(message)
     }
   }
 
-  /* The two methods below catch all: an exception in an event of the port would end the process. */
+  /* None of the methods below throws: an exception in an event of the port would end the process. */
+
+  #add (addition: Addition): void {
+    this.#added++
+    this.#attempt.addForThread(addition)
+  }
 
   #progress (value: unknown): void {
     const { task, line } = this.#attempt

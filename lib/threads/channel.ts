@@ -15,11 +15,14 @@ export class ThreadChannel {
   readonly #begun = new Int32Array(new SharedArrayBuffer(4))
   #lease: ChannelUser | null = null
 
-  /** @param onClosed called when the thread has ended, or after {@link close} */
-  constructor (onClosed: () => void) {
+  /**
+   * @param tasks see {@link ThreadChannelEnd.tasks}
+   * @param onClosed called when the thread has ended, or after {@link close}
+   */
+  constructor (tasks: ReadonlyMap<string, boolean>, onClosed: () => void) {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
-    this.#threadEnd = { port: port2, begun: this.#begun }
+    this.#threadEnd = { port: port2, begun: this.#begun, tasks }
     port1.on('message', (message: ThreadMessage) => this.#lease?.receive(message))
     port1.on('close', onClosed)
     // The pool alone decides whether the process stays alive.

@@ -17,6 +17,7 @@ import { decodeThrown, type Thrown } from './thrown'
  */
 export class Threads implements ThreadRunner {
   readonly #options: ThreadSettings
+  readonly #tasks: ReadonlyMap<string, boolean>
   readonly #report: Report
   /** The async context of the registration. */
   readonly #context = new AsyncResource('fastify-background-tasks.threads')
@@ -32,8 +33,10 @@ export class Threads implements ThreadRunner {
   /** Called when a thread fails with no task on it. */
   #onThreadError: ((error: Error) => void) | null = null
 
-  constructor (options: ThreadSettings, report: Report) {
+  /** @param tasks the tasks that a handler on a thread may add, each with whether its payload is cloned */
+  constructor (options: ThreadSettings, tasks: ReadonlyMap<string, boolean>, report: Report) {
     this.#options = options
+    this.#tasks = tasks
     this.#report = report
   }
 
@@ -135,7 +138,7 @@ export class Threads implements ThreadRunner {
   }
 
   #start (): ThreadPool {
-    this.#pool ??= this.#context.runInAsyncScope(() => new ThreadPool(this.#options, this.#context, error => {
+    this.#pool ??= this.#context.runInAsyncScope(() => new ThreadPool(this.#options, this.#tasks, this.#context, error => {
       this.#report.threadEnded(error)
       this.#onThreadError?.(error)
       for (const lease of this.#leases) lease.threadFailed(error)

@@ -1,5 +1,6 @@
 import type { MessagePort } from 'node:worker_threads'
 import type { Carrier } from '../../types/messages'
+import type { Addition } from '../run/attempt-collector'
 import type { Thrown } from './thrown'
 
 /* The messages between the main thread and a worker thread. All are structured-cloned. */
@@ -37,6 +38,8 @@ export interface ThreadChannelEnd {
   readonly port: MessagePort
   /** Shared: the number of the attempt that the thread has begun last, as 32 bits. */
   readonly begun: Int32Array
+  /** The names of the tasks that a handler may add, each with whether its payload is cloned; else it is JSON. */
+  readonly tasks: ReadonlyMap<string, boolean>
 }
 
 export type ThreadOrder =
@@ -49,6 +52,8 @@ export interface ThreadAbort {
   readonly type: 'abort'
   readonly number: number
   readonly reason: Thrown
+  /** Whether the attempt is over for the main thread, which waits for it no longer. */
+  readonly over: boolean
 }
 
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
@@ -69,11 +74,13 @@ export type ThreadMessage =
   /** The thread has the attempt: its timeout starts, before the module is loaded. */
   | { type: 'arrived' }
   | { type: 'progress', value: unknown }
+  | { type: 'add', addition: Addition }
   | LogMessage
   | ThreadEnd
   /** Follows a {@link ThreadEnd} that the main thread may not be able to read. */
   | { type: 'ended', number: number }
 
 export type ThreadEnd =
-  | { type: 'completed', result: unknown }
+  /** @property added the number of `add` messages: one that the main thread cannot read does not arrive there */
+  | { type: 'completed', result: unknown, added: number }
   | { type: 'failed', thrown: Thrown }

@@ -52,6 +52,7 @@ interface Entry {
 export class ThreadPool {
   /** The registration's async context: threads and channels outlive an attempt, and would keep alive what its context holds. */
   readonly #context: AsyncResource
+  readonly #tasks: ReadonlyMap<string, boolean>
   readonly #pool: Piscina
   /** Key, in a request, of the entry that stays on the main thread. */
   readonly #entry: symbol
@@ -67,12 +68,14 @@ export class ThreadPool {
   closed = false
 
   /**
+   * @param tasks the tasks that a handler on a thread may add, see `ThreadChannelEnd`
    * @param onError called when a thread fails with no task on it
    * @throws FST_BGT_BUNDLED, FST_BGT_MISSING_PACKAGE
    */
-  constructor ({ max, idleTimeout, resourceLimits }: ThreadSettings, context: AsyncResource, onError: (error: Error) => void) {
+  constructor ({ max, idleTimeout, resourceLimits }: ThreadSettings, tasks: ReadonlyMap<string, boolean>, context: AsyncResource, onError: (error: Error) => void) {
     const { Piscina } = load()
     this.#context = context
+    this.#tasks = tasks
     this.#entry = Piscina.queueOptionsSymbol
     this.#pool = new Piscina({
       filename: workerFile(),
@@ -127,7 +130,7 @@ export class ThreadPool {
   }
 
   #open (threadId: number): ThreadChannel {
-    const channel = new ThreadChannel(() => {
+    const channel = new ThreadChannel(this.#tasks, () => {
       if (this.#channels.get(threadId) === channel) this.#channels.set(threadId, null)
     })
     this.#channels.set(threadId, channel)

@@ -2,8 +2,10 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { DiScope, TaskContext } from '../../types/definition'
 import { withCarrier } from '../observe/propagation'
 import { FST_BGT_NO_DI_SCOPE, FST_BGT_UNCLONABLE } from '../shared/errors'
-import { textOf } from '../shared/show'
+import { received, textOf } from '../shared/show'
+import { attemptOver } from '../task/context'
 import { loadHandler } from '../task/module'
+import { additionOf, ThreadHandle } from './addition'
 import { threadLogger } from './logger'
 import type { ThreadAbort, ThreadChannelEnd, ThreadEnd, ThreadMessage, ThreadOrder, ThreadRequest } from './messages'
 import { decodeThrown, encodeThrown, type Thrown } from './thrown'
@@ -13,8 +15,15 @@ import { decodeThrown, encodeThrown, type Thrown } from './thrown'
 /** The channel to the main thread. */
 let channel: ThreadChannelEnd | undefined
 
+interface RunningAttempt {
+  readonly number: number
+  readonly controller: AbortController
+  /** The number of tasks that the handler has added. */
+  added: number
+}
+
 /** The running attempt; a thread has one at a time. */
-let current: { number: number, controller: AbortController } | null = null
+let current: RunningAttempt | null = null
 
 /** The last abort: for the running attempt, for one that has ended, or for one that has not arrived yet (by piscina's own channel). */
 let lastAbort: ThreadAbort | null = null
@@ -56,7 +65,7 @@ async function runAttempt (request: ThreadRequest): Promise<ThreadEnd> {
   // Piscina keeps a reference to the first request as long as the thread stays: free the payload.
   request.payload = { json: undefined }
   const controller = new AbortController()
-  const attempt = current = { number, controller }
+  const attempt = current = { number, controller, added: 0 }
   const { port, begun } = channel as ThreadChannelEnd
   Atomics.store(begun, 0, number)
   abort()
@@ -69,13 +78,29 @@ async function runAttempt (request: ThreadRequest): Promise<ThreadEnd> {
     // Aborted while the module was loaded.
     controller.signal.throwIfAborted()
     const value = 'value' in payload ? payload.value : payload.json === undefined ? undefined : JSON.parse(payload.json)
-    const result = await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post)))
-    end = { type: 'completed', result }
+    const result = await withCarrier(carrier, () => handler(value, new ThreadContext(request, controller.signal, post, (first, args) => addFor(attempt, name, first, args))))
+    end = { type: 'completed', result, added: attempt.added }
   } catch (error) {
     end = { type: 'failed', thrown: encodeThrown(error, controller.signal) }
   }
   current = null
   return end
+}
+
+/** Has the main thread add a task. */
+function addFor (attempt: RunningAttempt, name: string, first: unknown, args: unknown[]): ThreadHandle {
+  const isOver = current !== attempt || (lastAbort?.number === attempt.number && lastAbort.over)
+  if (isOver) throw attemptOver(name, attempt.controller.signal.reason)
+  const { port, tasks } = channel as ThreadChannelEnd
+  const addition = additionOf(tasks, first, args)
+  try {
+    port.postMessage({ type: 'add', addition } satisfies ThreadMessage)
+  } catch (cause) {
+    const { task, payload } = addition
+    throw new FST_BGT_UNCLONABLE(`The payload of the background task '${task}'`, `${received((payload as { value: unknown }).value)} (${textOf(cause)})`, { cause })
+  }
+  attempt.added++
+  return new ThreadHandle(addition)
 }
 
 /**
@@ -117,8 +142,9 @@ class ThreadContext implements TaskContext {
   readonly signal: AbortSignal
   readonly log: FastifyBaseLogger
   readonly progress: (value: unknown) => void
+  readonly add: TaskContext['add']
 
-  constructor ({ id, name, attempt, requestId, level, levels }: ThreadRequest, signal: AbortSignal, post: (message: ThreadMessage) => void) {
+  constructor ({ id, name, attempt, requestId, level, levels }: ThreadRequest, signal: AbortSignal, post: (message: ThreadMessage) => void, add: (first: unknown, args: unknown[]) => ThreadHandle) {
     this.id = id
     this.name = name
     this.attempt = attempt
@@ -126,6 +152,7 @@ class ThreadContext implements TaskContext {
     this.signal = signal
     this.log = threadLogger(post, level, levels)
     this.progress = value => post({ type: 'progress', value })
+    this.add = (first: unknown, ...args: unknown[]) => add(first, args)
   }
 
   get diScope (): DiScope {

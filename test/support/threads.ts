@@ -34,7 +34,7 @@ mkdirSync(join(root, '.tap'), { recursive: true })
 /** Where the JavaScript is that threads load. */
 export const folder = mkdtempSync(join(root, '.tap', 'threads-'))
 process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
-compile(folder, sources.filter(file => /^lib\/(threads|shared|task\/module|observe\/propagation)/.test(file)))
+compile(folder, sources.filter(file => /^lib\/(threads|shared|task|observe\/propagation)/.test(file)))
 
 const loader = Module as unknown as { _resolveFilename (name: string, parent?: { filename: string }, ...args: unknown[]): string }
 const resolveFilename = loader._resolveFilename
