@@ -1,6 +1,6 @@
 import type { Add } from './definition'
 import type { ScheduleInfo } from './schedule'
-import type { CapturedTask, Stats, TaskInfo } from './task'
+import type { CapturedTask, Stats, TaskHandle, TaskInfo } from './task'
 
 export type { Add } from './definition'
 

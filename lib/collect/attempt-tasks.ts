@@ -59,7 +59,11 @@ export class AttemptTasks implements AttemptCollector {
     if (fn !== first) refuseMeaningless(first, MEANINGLESS_IN_CONTEXT)
     const task = createTask(engine, line, first, args)
     engine.ledger.assertRoom()
-    if (id !== null) task.extra.id = id
+    if (id !== null) {
+      // The thread knows the id, and may have given it to somebody who asks `find`.
+      task.extra.id = id
+      line.remember(task)
+    }
     engine.ledger.accept(task, line)
     if (addChannel.hasSubscribers) publishAdd(task, line)
     // A subscriber may have cancelled the task.

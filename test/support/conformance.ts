@@ -284,6 +284,46 @@ export function conformance (t: Test, { options, durable, begin, lacks = {} }: C
     t.match(await settledInfo(app, id), { error: { message: /'stranger' is not known here/ } })
   })
 
+  t.test('a task adds further ones, each attempt anew, which run with the id of the request', async t => {
+    const seen: unknown[] = []
+    const child = defineTask('child', async (n: number, ctx: TaskContext) => {
+      seen.push([n, ctx.requestId])
+      if (n === 2) ctx.add(child, 3)
+    })
+    const parent = defineTask('parent', async (_payload: undefined, ctx: TaskContext) => {
+      ctx.add(child, ctx.attempt)
+      if (ctx.attempt === 1) throw new Error('boom')
+    }, { attempts: 2 })
+    const app = await start(t, [parent, child])
+    app.get('/', async request => ({ id: request.backgroundTasks.add(parent).id, requestId: request.id }))
+    const { id, requestId } = (await app.inject('/')).json<{ id: string, requestId: string }>()
+    t.match(await settledInfo(app, id), { state: 'completed', attempts: 2 })
+    await until('the last one', () => seen.length === 3)
+    t.same(seen.sort(), [1, 2, 3].map(n => [n, requestId]))
+  })
+
+  if (durable && lacks.dedupe === undefined) {
+    t.test('what a task has added is stored when the task has completed, in another process too; dedupe holds across attempts', async t => {
+      const child = defineTask('child', async () => {})
+      const parent = defineTask('parent', async (_payload: undefined, ctx: TaskContext) => {
+        const { id } = ctx.add({ dedupe: ctx.id, delay: 3_600_000 }, child)
+        if (ctx.attempt === 1) throw new Error('boom')
+        ctx.add({ delay: 3_600_000, name: 'second' }, child)
+        return id
+      }, { attempts: 2 })
+      const shared = await options()
+      const web = await createApp(t, { ...shared, worker: false, tasks: [parent, child] })
+      const worker = await createApp(t, { ...await sameAs(shared), tasks: [parent, child] })
+      await Promise.all([web.ready(), worker.ready()])
+      const handle = web.backgroundTasks.add(parent)
+      const { id } = handle
+      await web.backgroundTasks.flush()
+      const { result } = await settledInfo(web, id)
+      t.equal(await web.backgroundTasks.find(result as string), null, 'the second attempt has added none')
+      t.match(worker.backgroundTasks.stats(), { dropped: 1, stored: 3 }, 'two children, and the first attempt')
+    })
+  }
+
   t.test('a timeout aborts the signal, and counts as an attempt', async t => {
     const reasons: unknown[] = []
     const task = defineTask('slow', async (_payload: undefined, ctx: TaskContext) => {

@@ -13,9 +13,9 @@ export const SURFACE: Record<string, Surface> = {
   '.': {
     values: ['UnrecoverableError', 'defineTask', 'errorCodes', 'fastifyBackgroundTasks'],
     types: [
-      'AbandonMessage', 'AppBackgroundTasks', 'BackgroundTasks', 'BackgroundTasksOptions', 'BackoffOptions', 'CapturedTask', 'DefinitionOptions',
+      'AbandonMessage', 'AppBackgroundTasks', 'BackgroundTasks', 'BackgroundTasksOptions', 'BackoffOptions', 'CapturedTask', 'ContextTaskOptions', 'DefinitionOptions',
       'DropMessage', 'Outcome', 'RetryMessage', 'RunMessage', 'RunOn', 'Schedule', 'ScheduleInfo', 'SettleMessage', 'Stats', 'TaskContext', 'TaskDefinition', 'TaskHandle',
-      'TaskHandler', 'TaskInfo', 'TaskMessage', 'TaskOptions', 'TaskState', 'ThreadDefinitionOptions', 'ThreadOptions',
+      'TaskHandler', 'TaskInfo', 'TaskMessage', 'TaskOptions', 'TaskState', 'ThreadDefinitionOptions', 'ThreadOptions', 'ThreadTaskContext', 'ThreadTaskHandler',
       'TransactionClient', 'TransactionTaskOptions'
     ]
   },

@@ -12,6 +12,7 @@ import backgroundTasks, {
   type BackgroundTasks,
   type BackgroundTasksOptions,
   type CapturedTask,
+  type ContextTaskOptions,
   type Outcome,
   type Schedule,
   type ScheduleInfo,
@@ -23,6 +24,8 @@ import backgroundTasks, {
   type TaskOptions,
   type TaskState,
   type ThreadOptions,
+  type ThreadTaskContext,
+  type ThreadTaskHandler,
   type TransactionClient,
   type TransactionTaskOptions
 } from '../../index'
@@ -259,6 +262,31 @@ const sendReceipt = defineTask('send-receipt', async (order: Order, ctx) => {
 }, { attempts: 3 })
 const cleanUp = defineTask('clean-up', (_payload, ctx) => ctx.attempt)
 const greet = defineTask('greet', (name?: string) => `hello ${name ?? ''}`)
+
+test('ctx.add takes what add takes, without runOn and key', () => {
+  defineTask('parent', (_payload, ctx) => {
+    const { add } = ctx
+    expect(add(sendReceipt, { id: 1, items: [] })).type.toBe<TaskHandle>()
+    expect(add).type.toBeCallableWith({ dedupe: 'one', delay: 1 }, sendReceipt, { id: 1, items: [] })
+    expect(add).type.toBeCallableWith(oneArgument, 'ada@example.com')
+    expect(add).type.toBeCallableWith({ signal: true }, withSignal, 'ada@example.com')
+    expect(add).type.not.toBeCallableWith(sendReceipt, { id: '1' })
+    expect(add).type.not.toBeCallableWith({ runOn: 'always' }, sendReceipt, { id: 1, items: [] })
+    expect(add).type.not.toBeCallableWith({ key: 'one' }, cleanUp)
+  })
+  expect({ delay: 1, name: 'x' }).type.toBeAssignableTo<ContextTaskOptions>()
+  expect<TaskHandle>().type.toBeAssignableTo<ReturnType<ThreadTaskContext['add']>>()
+})
+
+test('on a thread ctx.add takes defined tasks, and returns the id and the name', () => {
+  const handler: ThreadTaskHandler<Order, Promise<string>> = async (_order, { add }) => {
+    expect(add).type.not.toBeCallableWith(oneArgument, 'ada@example.com')
+    expect(add).type.not.toBeCallableWith({ key: 'one' }, cleanUp)
+    expect(add({ delay: 1 }, cleanUp)).type.toBe<Pick<TaskHandle, 'id' | 'name'>>()
+    return add(sendReceipt, { id: 1, items: [] }).id
+  }
+  expect(handler).type.toBe<ThreadTaskHandler<Order, Promise<string>>>()
+})
 
 test('defineTask infers payload and result', () => {
   expect(sendReceipt).type.toBe<TaskDefinition<Order, Promise<number>>>()
