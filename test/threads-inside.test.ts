@@ -1,6 +1,7 @@
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads'
 import { test, type Test } from 'tap'
 import type { ThreadMessage, ThreadRequest } from '../lib/threads/messages'
+import { defineTask } from '../index'
 import run, { check } from '../lib/threads/worker'
 import { encodeThrown } from '../lib/threads/thrown'
 import { moduleFile, typeScriptFile } from './support/threads'
@@ -203,4 +204,44 @@ test('an unreadable error says so', async t => {
   t.same(encodeThrown(error), { kind: 'value', value: 'an error that cannot be read' })
   t.match(encodeThrown(Object.assign(new Error('x'), { stack: undefined })), { stack: undefined })
   t.same(encodeThrown(Symbol('s')), { kind: 'value', value: 'Symbol(s)' })
+})
+
+test('what a handler adds: the main thread is told, and what is refused is refused at once', async t => {
+  const { port1, port2 } = new MessageChannel()
+  t.teardown(() => port1.close())
+  const said: ThreadMessage[] = []
+  const text = `
+    export default async (payload, ctx) => {
+      const [child, cloned, stranger] = ['child', 'cloned', 'stranger'].map(name => globalThis.defineTaskForTest(name))
+      const refusal = add => { try { add() } catch ({ code }) { return code } }
+      const handle = ctx.add({ name: 'renamed', delay: 1 }, child, { n: 1 })
+      const { id, name } = ctx.add(cloned, new Map())
+      globalThis.lateForTest = () => refusal(() => ctx.add(child))
+      return [handle.name, name, id.length, ...[
+        () => handle.state, () => handle.cancel(), () => handle.settled(), () => ctx.add('child'), () => ctx.add(function send () {}), () => ctx.add(child, 1, 2),
+        () => ctx.add(stranger), () => ctx.add({ key: 'a' }, child), () => ctx.add(cloned, () => {})
+      ].map(refusal)]
+    }`
+  Object.assign(globalThis, { defineTaskForTest: defineTask })
+  await run({
+    ...usual,
+    number: ++number,
+    file: new URL(`file://${moduleFile(t, text)}`).href,
+    channel: { port: port2, begun: new Int32Array(new SharedArrayBuffer(4)), tasks: new Map([['child', false], ['cloned', true]]) }
+  })
+  for (let next = receiveMessageOnPort(port1); next !== undefined; next = receiveMessageOnPort(port1)) said.push(next.message)
+  t.match(said, [
+    { type: 'arrived' },
+    { type: 'add', addition: { task: 'child', options: { name: 'renamed', delay: 1 }, payload: { json: '{"n":1}' }, carrier: null } },
+    { type: 'add', addition: { task: 'cloned', options: null, payload: { value: new Map() } } },
+    {
+      type: 'completed',
+      added: 2,
+      result: [
+        'renamed', 'cloned', 36, 'FST_BGT_NOT_ON_THREAD', 'FST_BGT_NOT_ON_THREAD', 'FST_BGT_NOT_ON_THREAD', 'FST_BGT_INVALID_TASK', 'FST_BGT_NOT_ON_THREAD', 'FST_BGT_INVALID_TASK',
+        'FST_BGT_UNKNOWN_TASK', 'FST_BGT_INVALID_TASK_OPTION', 'FST_BGT_UNCLONABLE'
+      ]
+    }
+  ])
+  t.equal((globalThis as unknown as { lateForTest (): string }).lateForTest(), 'FST_BGT_NO_ATTEMPT')
 })
