@@ -6,7 +6,7 @@ import { test, type Test } from 'tap'
 
 /* The runner of mutants finds what the tests of a small project do not notice, and says what it found. */
 
-const root = join(__dirname, '..')
+const root = join(__dirname, '../..')
 
 const AGES = `export function isAdult (age: number): boolean {
   return age >= 18
@@ -71,7 +71,7 @@ writeFileSync(${JSON.stringify(mark)}, '', { flag: 'wx' })
 })
 
 test('a seed decides what is in a sample', async t => {
-  const { shuffled } = createRequire(__filename)('../mutate/statistics') as { shuffled (list: number[], seed: number): number[] }
+  const { shuffled } = createRequire(__filename)('../../mutate/statistics') as { shuffled (list: number[], seed: number): number[] }
   const list = Array.from({ length: 100 }, (_, index) => index)
   const first = shuffled(list, 1)
   t.same(shuffled(list, 1), first)
