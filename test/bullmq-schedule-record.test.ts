@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { ended, LEASE_MS, type ScheduleRecord, take, untilNext } from '../lib/backends/bullmq/schedule-record'
+import { begun, ended, LEASE_MS, recordOf, type ScheduleRecord, take, untilNext } from '../lib/backends/bullmq/schedule-record'
 import { dueTimesOf } from '../lib/shared/rule'
 import { EACH_SECOND, schedule } from './support/schedules'
 
@@ -49,4 +49,17 @@ test('a rule that is never due is waited for without a timer', async t => {
   const never = dueTimesOf({ cron: '0 0 30 2 *', timezone: 'UTC', every: null })
   t.equal(take(record, never, 6_000, 'me', true), null)
   t.equal(untilNext(record, never, 6_000), Infinity)
+})
+
+test('a rule that begins where the clock was set back gives no due time twice', async t => {
+  const over = ended(take(record, times, 6_100, 'me', false)!.record, 6_000, 'id')
+  t.equal(begun(over, schedule('s', EACH_SECOND), ['task'], 1_000).takenUntil, 6_000)
+  t.equal(begun(over, schedule('s', EACH_SECOND), ['task'], 9_000).takenUntil, 9_000)
+  t.match(begun(null, schedule('s', EACH_SECOND), ['task'], 9_000), { takenUntil: 9_000, last: null, skipped: 0 })
+})
+
+test('a text that is no record is none', async t => {
+  t.same(recordOf(JSON.stringify(record)), record)
+  const never = { cron: 'x', timezone: 'UTC', every: null }
+  for (const text of ['', '{', 'null', '{}', ...[{ rule: never }, { tasks: 1 }, { taken: null }, { task: null }].map(flaw => JSON.stringify({ ...record, ...flaw }))]) t.equal(recordOf(text), null, text)
 })

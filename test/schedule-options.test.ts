@@ -31,6 +31,8 @@ const INVALID: Array<[schedules: unknown, code: string, message: string]> = [
   [{ a: { task: report, cron: '61 * * * *' } }, 'FST_BGT_INVALID_OPTION', "'schedules.a.cron' must be an expression of five or six fields, received '61 * * * *' (CronPattern: Invalid value for minute: 61)"],
   [{ a: { task: report, cron: '* * * *' } }, 'FST_BGT_INVALID_OPTION', "received '* * * *' ("],
   [{ a: { task: report, cron: '* * * * * * 2030' } }, 'FST_BGT_INVALID_OPTION', "received '* * * * * * 2030' ("],
+  [{ a: { task: report, cron: '2030-01-01 00:00' } }, 'FST_BGT_INVALID_OPTION', "must be an expression of five or six fields, received '2030-01-01 00:00'"],
+  [new Map([['a', { task: report, every: 1_000 }]]), 'FST_BGT_INVALID_OPTION', "The plugin option 'schedules' must be an object with a schedule for each id"],
   [{ a: { task: report, cron: '2030-01-01T00:00:00' } }, 'FST_BGT_INVALID_OPTION', "must be an expression of five or six fields, received '2030-01-01T00:00:00'"],
   [{ a: { task: report, cron: '0 0 30 2 *' } }, 'FST_BGT_INVALID_OPTION', "'schedules.a.cron' must be an expression that is due some time, received '0 0 30 2 *'"],
   [{ a: { task: report, cron: '* * * * *', timezone: 'Mars/Olympus' } }, 'FST_BGT_INVALID_OPTION', "'schedules.a.timezone' must be the IANA name of a time zone, received 'Mars/Olympus'"],

@@ -7,7 +7,7 @@ import { FST_BGT_INVALID_OPTION, FST_BGT_UNKNOWN_TASK, FST_BGT_UNSUPPORTED } fro
 import { dueTimesOf } from '../shared/rule'
 import { received, textOf } from '../shared/show'
 import { definitionOf } from '../task/define'
-import { SCHEDULE_DEDUPE } from '../task/options'
+import { isPlainObject, SCHEDULE_DEDUPE } from '../task/options'
 import { serializePayload } from '../task/payload'
 import type { Definition } from '../task/spec'
 
@@ -32,7 +32,7 @@ const CHECKS: Checks<Schedule> = {
   overlap: flag
 }
 
-export const schedulesCheck: Check = ['an object with a schedule for each id', value => typeof value === 'object' && value !== null && !Array.isArray(value)]
+export const schedulesCheck: Check = ['an object with a schedule for each id', isPlainObject]
 
 /**
  * Checks the option `schedules`, and makes the payloads JSON.
@@ -70,8 +70,8 @@ function everyRule (path: string, every: number, timezone: string | undefined): 
 function cronRule (path: string, cron: string, timezone = ownTimezone()): ScheduleRule {
   const rule: ScheduleRule = { cron: cron.trim(), timezone, every: null }
   const refuse = (expected: string, reason = '') => new FST_BGT_INVALID_OPTION(`${path}.cron`, expected, `${received(cron)}${reason}`)
-  // A date would be due once.
-  if (!/^@|\s/.test(rule.cron)) throw refuse(CHECKS.cron[0])
+  // croner takes a date, too, which would be due once.
+  if (!/^@|\s/.test(rule.cron) || rule.cron.includes(':')) throw refuse(CHECKS.cron[0])
   let next
   try {
     next = dueTimesOf(rule).next(Date.now())

@@ -69,6 +69,8 @@ export class Schedules {
     const settings = schedules.get(id)
     if (settings === undefined) throw new FST_BGT_UNKNOWN_SCHEDULE(received(id), received([...schedules.keys()]))
     const local = this.#local.get(id)
+    // A captured task never settles before the end of the test.
+    if (this.#engine.settings.mode === 'capture') return this.#app.addRun(settings, null)
     if (local !== undefined) return local.run()
     const task = this.#app.addRun(settings, dedupeOf(id, settings.overlap))
     await this.#app.stored(task)

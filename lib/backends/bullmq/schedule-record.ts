@@ -1,4 +1,4 @@
-import type { DueTimes } from '../../shared/rule'
+import { type DueTimes, dueTimesOf } from '../../shared/rule'
 import type { ScheduleState, StoredSchedule } from '../../../types/backend'
 
 /* The record of a schedule, which is the same on both servers, and its changes. All times are the server's, in ms of the epoch. */
@@ -39,9 +39,21 @@ export interface ScheduleRecords {
   swap (id: string, before: string | null, after: string | null): Promise<boolean>
 }
 
+/** The record of a text; `null` if it cannot be read, because a human or a later version has written it. */
+export function recordOf (text: string): ScheduleRecord | null {
+  try {
+    const record = JSON.parse(text) as ScheduleRecord
+    // Another version may know expressions that this one does not.
+    dueTimesOf(record.rule)
+    return Array.isArray(record.tasks) && Array.isArray(record.taken) && record.task != null ? record : null
+  } catch {
+    return null
+  }
+}
+
 /** A record that a process starts with its own rule: what was due before is over. */
 export function begun (record: ScheduleRecord | null, { rule, overlap, task }: StoredSchedule, tasks: readonly string[], time: number): ScheduleRecord {
-  return { taken: [], last: null, lastId: null, skipped: 0, ...record, rule, overlap, task, tasks, takenUntil: time }
+  return { taken: [], last: null, lastId: null, skipped: 0, ...record, rule, overlap, task, tasks, takenUntil: Math.max(time, record?.last ?? 0) }
 }
 
 /**
@@ -85,6 +97,6 @@ export function untilNext (record: ScheduleRecord, times: DueTimes, time: number
   return Math.min(nextDue(times, record.takenUntil), ...ends) - time
 }
 
-export function stateOfSchedule (id: string, { rule, task, takenUntil, last, lastId, skipped }: ScheduleRecord, times: DueTimes): ScheduleState {
-  return { id, task: task.name, rule, next: times.next(takenUntil), last, lastId, skipped }
+export function stateOfSchedule (id: string, { rule, task, takenUntil, last, lastId, skipped }: ScheduleRecord): ScheduleState {
+  return { id, task: task.name, rule, next: dueTimesOf(rule).next(takenUntil), last, lastId, skipped }
 }

@@ -4,7 +4,7 @@ import type { ScheduleState, StoredSchedule, StoredTask } from '../../../types/b
 import { setLongTimeout } from '../../shared/deadline'
 import { dueTimesOf, type DueTimes, isSameRule } from '../../shared/rule'
 import type { Reports } from './reports'
-import { begun, ended, nextDue, type ScheduleRecord, type ScheduleRecords, stateOfSchedule, take, untilNext } from './schedule-record'
+import { begun, ended, nextDue, recordOf, type ScheduleRecord, type ScheduleRecords, stateOfSchedule, take, untilNext } from './schedule-record'
 
 /** Milliseconds after an error before a process looks at a schedule again. */
 const RETRY_MS = 1_000
@@ -83,9 +83,9 @@ export class Schedules {
 /** The states of the schedules with these ids that are kept. */
 export async function statesOfSchedules (records: ScheduleRecords, ids: readonly string[]): Promise<ScheduleState[]> {
   const { texts } = await records.read(ids)
-  return [...texts].map(([id, text]) => {
-    const record = JSON.parse(text) as ScheduleRecord
-    return stateOfSchedule(id, record, dueTimesOf(record.rule))
+  return [...texts].flatMap(([id, text]) => {
+    const record = recordOf(text)
+    return record === null ? [] : [stateOfSchedule(id, record)]
   })
 }
 
@@ -192,7 +192,10 @@ async function change (
   for (;;) {
     const { time, texts } = await records.read([id])
     const before = texts.get(id) ?? null
-    const record = to(before === null ? null : JSON.parse(before), time)
+    const known = before === null ? null : recordOf(before)
+    const record = to(known, time)
+    // A text that cannot be read stays as it is.
+    if (record === known) return { record, time }
     const after = record === null ? null : JSON.stringify(record)
     if (after === before || await records.swap(id, before, after)) return { record, time }
   }

@@ -145,7 +145,7 @@ export class SqliteSchedules {
       const skipped = await this.#connection.write(() => this.#runDue(now))
       for (const { schedule, due, lastId } of skipped) logSkipped(this.#log, schedule, due, lastId)
       this.#stored()
-      const next = await this.#connection.read(() => this.#next())
+      const next = await this.#connection.read(() => this.#next(now))
       this.#wait(next)
     } catch (err) {
       if (this.#paused) return
@@ -159,20 +159,21 @@ export class SqliteSchedules {
   }
 
   #runDue (now: number): SkippedRun[] {
-    return this.#rows().filter(({ row }) => row.next !== null && row.next <= now)
-      .map(({ row, times }) => this.#table.run(row, times, now)).filter(skipped => skipped !== null)
+    return this.#rows().map(({ row, times }) => row === null || row.next === null || row.next > now ? null : this.#table.run(row, times, now))
+      .filter(skipped => skipped !== null)
   }
 
-  #next (): number {
-    return Math.min(...this.#rows().map(({ row }) => row.next ?? Infinity))
+  /** The time of the next look: where another rule is in force, when this one would be due, since it may have come back by then. */
+  #next (now: number): number {
+    return Math.min(...this.#rows().map(({ row, times }) => (row === null ? times.next(now) : row.next) ?? Infinity))
   }
 
-  /** The rows that still have the rule of this process: a process that was started later may have changed or removed it. */
-  #rows (): Array<{ row: ScheduleRow & { schedule: StoredSchedule }, times: DueTimes }> {
+  /** The rows of the schedules; `null` without the rule of this process: one that was started later has changed or removed it. */
+  #rows (): Array<{ row: ScheduleRow & { schedule: StoredSchedule } | null, times: DueTimes }> {
     const rows = this.#table.all()
-    return this.#schedules.flatMap(([schedule, times]) => {
+    return this.#schedules.map(([schedule, times]) => {
       const row = rows.get(schedule.id)
-      return row !== undefined && hasRule(row, schedule) ? [{ row, times }] : []
+      return { row: row !== undefined && hasRule(row, schedule) ? row : null, times }
     })
   }
 

@@ -6,7 +6,7 @@ import { test, type Test } from 'tap'
 
 /* The runner of mutants finds what the tests of a small project do not notice, and says what it found. */
 
-const root = join(__dirname, '../..')
+const root = join(__dirname, '..')
 
 const AGES = `export function isAdult (age: number): boolean {
   return age >= 18
