@@ -6,7 +6,7 @@ import { defineTask } from '../index'
 import { bullmq } from '../lib/backends/bullmq'
 import { TaskPool } from '../lib/backends/bullmq/postgres/pool'
 import { RedisServer } from '../lib/backends/bullmq/redis/server'
-import { createApp, signal } from './support/server'
+import { createApp, signal, turns } from './support/server'
 import { noPostgres, noRedis, postgres, redis } from './support/services'
 import { until } from './support/until'
 
@@ -82,7 +82,11 @@ test('Postgres: an error that reads like a job which cannot be read is a trouble
   const { query } = TaskPool.prototype
   t.teardown(() => { TaskPool.prototype.query = query })
   TaskPool.prototype.query = async function (statement, values) {
-    if (String(statement).includes('move_to_active')) throw new TypeError('a driver that fails')
+    if (String(statement).includes('move_to_active')) {
+      // As a server's answer does, it takes a turn: BullMQ asks again at once, which else would hold the thread for good.
+      await turns(1)
+      throw new TypeError('a driver that fails')
+    }
     return query.call(this, statement, values) as never
   }
   const handle = app.backgroundTasks.add(task)
