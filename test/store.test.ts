@@ -419,6 +419,22 @@ test('released: stored at once; if that fails, again with the reply', async t =>
   t.match(app.backgroundTasks.stats(), { failed: 1 })
 })
 
+test('released: tasks whose writes are refused one after the other are stored with the reply in the order in which they were added', async t => {
+  const { app, backend } = await createApp(t)
+  app.get('/', async request => {
+    request.backgroundTasks.release()
+    backend.onStore = async () => { throw new Error('down') }
+    for (const payload of ['first', 'second', 'third']) request.backgroundTasks.add(task, payload)
+    await until('tried', () => backend.payloads.includes('third'))
+    await turns()
+    backend.onStore = async tasks => tasks.map(({ id }) => id)
+    request.backgroundTasks.add(task, 'fourth')
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+  t.same(backend.payloads, ['first', 'second', 'third', 'first', 'second', 'third', 'fourth'])
+})
+
 test('released before its first task: the close does not wait for a request that is long over', async t => {
   const { app } = await createApp(t, { closeTimeout: 60_000 })
   app.get('/', async request => {

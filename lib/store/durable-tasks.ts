@@ -31,6 +31,7 @@ export class DurableTasks {
   readonly #engine: Engine
   readonly #handOver: HandOver
   #collected: Task[] = []
+  #added = 0
   readonly #writes = new Set<Write>()
   /** The error that made the reply a 503. Sending the error page does not try to store, and wait, again. */
   #refused: Error | null = null
@@ -63,6 +64,7 @@ export class DurableTasks {
   }
 
   add (task: Task): void {
+    task.extra.place = this.#added++
     this.#collected.push(task)
   }
 
@@ -188,7 +190,8 @@ export class DurableTasks {
     if (tasks.length === 0) return Promise.resolve()
     const end = this.#handOver.send(tasks, this.#request).then(() => { this.#writes.delete(write) }, error => {
       this.#writes.delete(write)
-      this.#collected = tasks.filter(({ status }) => status === COLLECTING || status === DROPPED).concat(this.#collected)
+      // Two writes may come back in another order than they were begun in.
+      this.#collected = tasks.filter(({ status }) => status === COLLECTING || status === DROPPED).concat(this.#collected).sort(byPlace)
       if (withReply) this.#refused = error
       throw error
     })
@@ -201,6 +204,10 @@ export class DurableTasks {
     if (tasks.length !== 0) this.#lost = error
     for (const task of tasks) this.#engine.fail(task, this.#request, error)
   }
+}
+
+function byPlace (one: Task, other: Task): number {
+  return one.extra.place - other.extra.place
 }
 
 /** Whether the new outcome refuses a task that the earlier one let run. */

@@ -21,11 +21,13 @@ export interface TaskExtra {
   /** The end of that timer, in ms of `Date.now()`. */
   due: number
   remote: RemoteTask | null
+  /** The how many-th it is among the tasks of its request that go to the backend. */
+  place: number
   progress: unknown
   result: unknown
   error: unknown
 }
 
 export function newExtra (): TaskExtra {
-  return { id: null, settled: null, resolve: null, attempts: 0, clearTimer: null, due: 0, remote: null, progress: undefined, result: undefined, error: undefined }
+  return { id: null, settled: null, resolve: null, attempts: 0, clearTimer: null, due: 0, remote: null, place: 0, progress: undefined, result: undefined, error: undefined }
 }
