@@ -37,7 +37,7 @@ export interface AppBackgroundTasks extends Add {
   stats (): Stats
   /**
    * The state of a task. Known are unsettled tasks, the last thousand settled ones, and stored tasks as long as their backend keeps them.
-   * Resolves with `null` for an unknown id, and for a task of this process whose `id` was never read.
+   * Resolves with `null` for an unknown id, and for a task of this process that has not failed and whose `id` was never read.
    */
   find (id: string): Promise<TaskInfo | null>
   /**
