@@ -29,6 +29,8 @@ export interface FaultOptions {
   clockAhead?: number
   /** The milliseconds of a schedule. */
   every?: number
+  /** When the worker of a task `lead` dies: right after its `ctx.add`, or when the backend has answered. */
+  dies?: 'after the add' | 'when it is stored'
 }
 
 const options = JSON.parse(process.argv[2] as string) as FaultOptions
@@ -50,11 +52,25 @@ const slow = defineTask('slow', async ({ n, ms }: { n: number, ms: number }, ctx
   note('ran', n, ctx.attempt, process.pid)
 })
 
+function die (): Promise<never> {
+  process.kill(process.pid, 'SIGKILL')
+  return new Promise(() => {})
+}
+
 const poison = defineTask('poison', async (n: number, ctx: TaskContext) => {
   note('began', n, ctx.attempt, process.pid)
-  process.kill(process.pid, 'SIGKILL')
-  await new Promise(() => {})
+  await die()
 }, { attempts: 1 })
+
+/** With a delay it has a dedupe id. */
+const lead = defineTask('lead', async ({ n, delay }: { n: number, delay: number }, ctx: TaskContext) => {
+  const handle = ctx.add(delay === 0 ? {} : { delay, dedupe: `record of ${ctx.id}` }, record, n)
+  note('added', n, ctx.attempt, process.pid)
+  if (options.dies === 'after the add') await die()
+  while (handle.state === 'collecting' || handle.state === 'pending') await sleep(5)
+  note(handle.state, n, ctx.attempt, process.pid)
+  if (options.dies === 'when it is stored') await die()
+})
 
 const tick = defineTask('tick', async () => {})
 
@@ -104,7 +120,7 @@ async function main (): Promise<void> {
   // Their import takes longer than storeTimeout on a busy machine.
   if (!/^(sqlite|amqp):/.test(connection)) await Promise.all([import('bullmq'), import('ioredis'), import('pg')])
   await app.register(backgroundTasks, {
-    tasks: [record, slow, poison, tick],
+    tasks: [record, slow, poison, lead, tick],
     ...(options.every !== undefined && { schedules: { tick: { task: tick, every: options.every, overlap: true } } }),
     worker,
     storeTimeout: 2_000,
@@ -121,6 +137,10 @@ async function main (): Promise<void> {
   app.post<{ Params: { n: string } }>('/poison/:n', async (request, reply) => {
     reply.code(202)
     return { id: request.backgroundTasks.add(poison, Number(request.params.n)).id }
+  })
+  app.post<{ Params: { n: string, delay: string } }>('/lead/:n/:delay', async (request, reply) => {
+    reply.code(202)
+    return { id: request.backgroundTasks.add(lead, { n: Number(request.params.n), delay: Number(request.params.delay) }).id }
   })
   app.post<{ Params: { n: string, end: string } }>('/order/:n/:end', async request => {
     const n = Number(request.params.n)

@@ -26,7 +26,7 @@ export class Faults {
   }
 
   /** Starts a process of the application, and waits until it listens. */
-  async start (worker: FaultOptions['worker'], more: Pick<FaultOptions, 'clockAhead'> = {}): Promise<Process> {
+  async start (worker: FaultOptions['worker'], more: Pick<FaultOptions, 'clockAhead' | 'dies'> = {}): Promise<Process> {
     // Nor the hooks of the tests, which would take most of its time to start.
     const env = { ...process.env, NODE_OPTIONS: '' }
     const child = fork(this.#program, [JSON.stringify({ ...this.#options, ...more, worker })], { env, execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
