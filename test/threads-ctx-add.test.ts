@@ -1,10 +1,11 @@
+import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import { defineTask, type BackgroundTasksOptions } from '../index'
 import { createApp, settled, signal } from './support/server'
 import { StubBackend } from './support/stub-backend'
 import { isParent, telemetry } from './support/telemetry'
-import { folder, moduleFile } from './support/threads'
+import { compile, folder, moduleFile, sources } from './support/threads'
 import { until } from './support/until'
 
 // `ctx.add` of a handler on a thread.
@@ -151,4 +152,37 @@ test('the span of the new task is a child of the span of the attempt', async t =
   const { app } = await run(t, 'ctx.add(child, 1)')
   await settled(app, { completed: 2 })
   t.ok(isParent(span('process parent'), span('process child')))
+})
+
+test('with an SDK in the thread, it is a child of the span that is active there, which is a child of the attempt', async t => {
+  compile(folder, sources.filter(file => file.startsWith('lib/observe/')))
+  cpSync(join(__dirname, '../package.json'), join(folder, 'node_modules/fastify-background-tasks/package.json'))
+  const { span } = telemetry(t)
+  const parent = defineTask<undefined, any>('parent', moduleFile(t, `
+import { createRequire } from 'node:module'
+const require = createRequire(import.meta.url)
+const { context, propagation, trace } = require('@opentelemetry/api')
+const { AsyncLocalStorageContextManager } = require('@opentelemetry/context-async-hooks')
+const { W3CTraceContextPropagator } = require('@opentelemetry/core')
+const { BasicTracerProvider } = require('@opentelemetry/sdk-trace-base')
+const { BackgroundTasksInstrumentation } = require(${JSON.stringify(join(folder, 'lib/observe/otel.js'))})
+const { defineTask } = require(${JSON.stringify(join(folder, 'lib/task/define.js'))})
+trace.setGlobalTracerProvider(new BasicTracerProvider())
+context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
+propagation.setGlobalPropagator(new W3CTraceContextPropagator())
+new BackgroundTasksInstrumentation()
+const tracer = trace.getTracer('thread')
+export default async (payload, ctx) => tracer.startActiveSpan('inside', span => {
+  ctx.add(defineTask('child'), 1)
+  span.end()
+  return [span.parentSpanContext.spanId, span.spanContext().spanId]
+})`))
+  const { app } = await createApp(t, { tasks: [child, parent] })
+  await app.ready()
+  const handle = app.backgroundTasks.add(parent)
+  const { id } = handle
+  await settled(app, { completed: 2 })
+  const [outer, inner] = (await app.backgroundTasks.find(id))!.result as string[]
+  t.equal(outer, span('process parent').spanContext().spanId)
+  t.equal(inner, span('process child').parentSpanContext?.spanId)
 })
