@@ -1,6 +1,6 @@
 import type { DeliveryEnd, StoredTask, TaskInfo } from '../../types/backend'
 import type { Stats, TaskHandle, TaskState } from '../../index'
-import { STORE_TIMEOUT, type ProcessProgram, type RequestProgram, type StoreFault, type TaskProgram } from './durable-program'
+import { STORE_TIMEOUT, type ProcessProgram, type RequestProgram, type ScheduleProgram, type StoreFault, type TaskProgram } from './durable-program'
 
 /*
  * The laws of tasks that a store keeps, whatever happens to processes, clients and answers of the store:
@@ -16,6 +16,7 @@ import { STORE_TIMEOUT, type ProcessProgram, type RequestProgram, type StoreFaul
  *   Cancel     After a `true`, the task does not begin.
  *   Order      A worker begins tasks in the order in which they were stored.
  *   Isolation  A task under which a worker died runs alone from then on.
+ *   Schedule   Each due time is stored once, and none is missed while a process works.
  *   End        A task settles once. The states add up. Where a process has closed or died, nothing begins.
  */
 
@@ -29,7 +30,10 @@ export class ProcessRecord {
   readonly number: number
   readonly program: ProcessProgram
   state: 'open' | 'closing' | 'closed' | 'dead' = 'open'
+  /** When it was ready. */
+  begun = 0
   closeBegun = 0
+  killed = 0
   /** Calls of `add` that were accepted, deliveries, and deliveries whose end is `completed`. */
   accepted = 0
   deliveries = 0
@@ -44,6 +48,12 @@ export class ProcessRecord {
 
   get isOver (): boolean {
     return this.state === 'closed' || this.state === 'dead'
+  }
+
+  /** Whether it ran tasks of the store from one time to another one. */
+  worked (from: number, to: number): boolean {
+    const end = this.closeBegun || this.killed || Infinity
+    return this.program.concurrency !== 0 && this.begun < from && end > to
   }
 }
 
@@ -278,6 +288,8 @@ export class DurableModel {
           }
         }
         task.arrived = Date.now()
+        // Cancelled while its question was lost: the store knows nothing of that.
+        if (task.faulted) task.cancelled = null
         task.place = ++this.#arrivals
       }
     })
@@ -420,6 +432,21 @@ export class DurableModel {
     }
   }
 
+  /** In the end: when the runs of the schedule were stored. */
+  scheduled ({ every, overlap }: ScheduleProgram, stored: number[]): void {
+    const runs = new Map<number, number>()
+    for (const at of stored) {
+      const due = at - at % every
+      runs.set(due, (runs.get(due) ?? 0) + 1)
+    }
+    for (const [due, count] of runs) this.expect(count === 1, `Schedule: ${count} runs for ${due}`)
+    if (!overlap) return
+    const begun = Math.min(...this.processes.map(({ begun }) => begun))
+    for (let due = begun - begun % every + every; due + every <= Date.now(); due += every) {
+      if (this.processes.some(process => process.worked(due, due + every))) this.expect(runs.has(due), `Schedule: no run for ${due}`)
+    }
+  }
+
   stops (task: TaskRecord, attempt: AttemptRecord, code: string | undefined): void {
     const now = Date.now()
     attempt.stopped = { at: now, code }
@@ -454,6 +481,7 @@ export class DurableModel {
 
   killed (process: ProcessRecord): void {
     process.state = 'dead'
+    process.killed = Date.now()
     this.#isOrdered = false
     for (const task of this.tasks) {
       for (const attempt of task.attempts) {

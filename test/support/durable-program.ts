@@ -9,6 +9,8 @@ export interface DurableProgram {
   /** `writes` of the stub; SQLite has its own. */
   writes: number
   processes: ProcessProgram[]
+  /** Of all processes. The stub has no schedules. */
+  schedule: ScheduleProgram | null
   events: Event[]
   /** Of the first calls of `store`, in the order in which the processes make them. */
   storeFaults: StoreFault[]
@@ -16,6 +18,11 @@ export interface DurableProgram {
   cancelFaults: CancelFault[]
   /** Of the first deliveries. The stub alone has them. */
   deliveryFaults: DeliveryFault[]
+}
+
+export interface ScheduleProgram {
+  every: number
+  overlap: boolean
 }
 
 export interface ProcessProgram {
@@ -156,6 +163,7 @@ function faults<T> (fault: fc.Arbitrary<T>, maxLength: number): fc.Arbitrary<T[]
 export const durablePrograms: fc.Arbitrary<DurableProgram> = fc.record({
   writes: fc.constantFrom(1, 2, Infinity),
   processes: fc.array(process, { minLength: 1, maxLength: 2 }),
+  schedule: fc.option(fc.record({ every: fc.constantFrom(1_000, 3_000), overlap: fc.boolean() })),
   events: fc.array(event, { minLength: 1, maxLength: 8 }),
   storeFaults: faults(storeFault, 8),
   cancelFaults: faults(mostly<CancelFault>('none', 'refused', 'lost', 'slow'), 4),

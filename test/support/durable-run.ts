@@ -3,13 +3,14 @@ import { subscribe } from 'node:diagnostics_channel'
 import backgroundTasks, { defineTask, UnrecoverableError, type AppBackgroundTasks, type BackgroundTasks, type TaskDefinition, type TaskHandle, type TaskOptions } from '../../index'
 import type { Deliver, StoredTask, TaskBackend, TaskInfo, ThreadRoom } from '../../types/backend'
 import { DurableModel, ProcessRecord, RequestRecord, type AttemptRecord, type TaskRecord } from './durable-model'
-import { STORE_TIMEOUT, type CancelFault, type DeliveryFault, type DurableProgram, type Event, type ProcessProgram, type RequestProgram, type Step, type StoreFault, type TaskProgram } from './durable-program'
+import { STORE_TIMEOUT, type CancelFault, type DeliveryFault, type DurableProgram, type Event, type ProcessProgram, type RequestProgram, type ScheduleProgram, type Step, type StoreFault, type TaskProgram } from './durable-program'
 import { forgetTimers, pass, quiet, wait } from './virtual-time'
 
 /** A store that several processes share. */
 export interface SharedStore {
   /** Whether a task runs alone after the death of its worker. */
   readonly isolates: boolean
+  readonly schedules: boolean
   connect (): TaskBackend
   /** Removes what is left. */
   end (): void
@@ -17,6 +18,9 @@ export interface SharedStore {
 
 /** Makes the store of one program. */
 export type MakeStore = (program: DurableProgram, onDelivery: (id: string) => DeliveryFault, onLost: (id: string) => void) => SharedStore
+
+/** The task of the schedule. */
+const TICK = 'tick'
 
 /** Steps of virtual time; no program takes as many. */
 const MAX_STEPS = 3_000
@@ -52,11 +56,16 @@ class Connection implements TaskBackend {
   readonly #run: DurableRun
   readonly #process: ProcessRecord
   readonly #inner: TaskBackend
+  schedule?: NonNullable<TaskBackend['schedule']>
+  schedules?: NonNullable<TaskBackend['schedules']>
 
   constructor (run: DurableRun, process: ProcessRecord, inner: TaskBackend) {
     this.#run = run
     this.#process = process
     this.#inner = inner
+    if (inner.schedule === undefined) return
+    this.schedule = (...args) => inner.schedule!(...args)
+    this.schedules = ids => inner.schedules!(ids)
   }
 
   get writes (): number {
@@ -114,6 +123,12 @@ class Connection implements TaskBackend {
     const { model } = this.#run
     return this.#inner.work(concurrency, async delivery => {
       if (this.#process.state === 'dead') return never()
+      if (delivery.task.name === TICK) {
+        this.#process.deliveries++
+        this.#process.completed++
+        model.expect(!this.#process.isOver, 'End: a run is handed to a process that is over')
+        return this.#answer(deliver(delivery))
+      }
       const record = model.handedOut(this.#process, delivery)
       const end = await this.#answer(deliver(delivery))
       model.told(record, end.state)
@@ -134,9 +149,20 @@ class Connection implements TaskBackend {
     return this.#inner.find(id)
   }
 
+  /** When the runs of the schedule were stored, in ms. */
+  async scheduledAt (): Promise<number[]> {
+    const { tasks } = await this.#inner.list!(1_000)
+    const completed = await this.#inner.page!('completed', 0, 1_000, false)
+    const records = await Promise.all([...tasks, ...completed].filter(({ name }) => name === TICK).map(({ id }) => this.#inner.read!(id)))
+    return records.map(record => record!.added!)
+  }
+
   async cancel (id: string): Promise<boolean> {
     if (this.#process.isOver) return never()
-    this.#run.model.byId(id).cancelCalled = true
+    const task = this.#run.model.byId(id)
+    task.cancelCalled = true
+    // Refused, for it had waited too long for the write before, and stored nevertheless.
+    if (task.state === 'failed' || task.state === 'dropped') task.latecomer = true
     const fault = this.#run.nextCancelFault()
     if (fault === 'refused') throw new ExpectedError('refused')
     if (fault === 'lost') return never()
@@ -178,6 +204,10 @@ export class DurableRun {
 
   nextCancelFault (): CancelFault {
     return this.#cancelFaults.shift() ?? 'none'
+  }
+
+  get #schedule (): ScheduleProgram | null {
+    return this.#store.schedules ? this.#program.schedule : null
   }
 
   /** @returns how many tasks there were */
@@ -231,6 +261,7 @@ export class DurableRun {
     for (const task of model.tasks) {
       if (!task.refused) model.end(task, task.program.plain ? null : await connection.look(task.handle!.id))
     }
+    if (this.#schedule !== null) model.scheduled(this.#schedule, await connection.scheduledAt())
     this.#events.push('the last closes')
     await Promise.all(this.#processes.map(process => this.#close(process)))
   }
@@ -259,8 +290,10 @@ export class DurableRun {
     const app = process.app = Fastify({ exposeHeadRoutes: false, logger: { level: 'error', stream: { write: () => {} } } }) as unknown as FastifyInstance
     const connection = process.connection = new Connection(this, process, this.#store.connect())
     process.work = defineTask('work', ({ number }: { number: number }, { attempt, signal }) => this.#work(process, number, attempt, signal))
+    const tick = defineTask(TICK, async () => {})
     await app.register(backgroundTasks, {
-      tasks: [process.work],
+      tasks: [process.work, tick],
+      ...this.#schedule !== null && { schedules: { s: { task: tick, ...this.#schedule } } },
       backend: connection,
       worker: program.concurrency !== 0 && { concurrency: program.concurrency },
       closeTimeout: program.closeTimeout,
@@ -277,6 +310,7 @@ export class DurableRun {
     })
     app.get('/:index', (request, reply) => this.#handle(request, reply))
     await app.ready()
+    process.begun = Date.now()
     this.#processes.push(process)
     this.model.processes.push(process)
   }
