@@ -23,6 +23,20 @@ test('a function and a defined task that have failed', async t => {
   ])
 })
 
+test('a task whose write was answered too late is what the backend says it is', async t => {
+  const backend = new StubBackend()
+  const work = defineTask('work', async () => {})
+  const { app } = await createApp(t, { tasks: [work], backend })
+  await app.ready()
+  backend.onStore = async () => { throw new Error('the connection was lost') }
+  const { id } = app.backgroundTasks.add(work)
+  await settled(app, { failed: 1 })
+  backend.onFind = async () => ({ id, name: 'work', state: 'completed', attempts: 1, progress: undefined, result: 5, error: undefined })
+  t.match(await app.backgroundTasks.find(id), { state: 'completed', result: 5 })
+  backend.onFind = async () => { throw new Error('the connection was lost') }
+  t.match(await app.backgroundTasks.find(id), { state: 'failed' })
+})
+
 test('a task that could not be stored; of a delivery the backend tells', async t => {
   const backend = new StubBackend()
   const work = defineTask('work', async () => { throw new Error('never') })

@@ -78,6 +78,19 @@ test('what this version knows nothing of comes out as it went in', { skip: noSql
   t.same(seen[0]!.task, newer)
 })
 
+test('the error of an attempt is not that of the task while another one is to come', { skip: noSqlite }, async t => {
+  const { backend } = await open(t, { file: newFile(t) })
+  await work(backend, 1, async () => ({ state: 'failed', error: new Error('no') }))
+  const task = { ...stored(), attempts: 2, backoff: { type: 'fixed' as const, delay: 3_600_000, jitter: 0 } }
+  await backend.store([[task]])
+  const info = await until('it has failed once', async () => {
+    const info = await backend.find(task.id)
+    return info?.attempts === 1 && info.state === 'pending' && info
+  })
+  t.equal(info.error, undefined)
+  t.match((await backend.list!(10)).tasks, [{ state: 'retrying', error: { message: 'no' } }])
+})
+
 test('the same task stored twice is one; cancelled in between, it counts as new', { skip: noSqlite }, async t => {
   const { backend } = await open(t, { file: newFile(t) })
   const task = stored()

@@ -17,18 +17,23 @@ async function writeTwice (t: Test, backend: TaskBackend, dedupe: string | null)
   await backend.start(log, () => log, 5_000, new Map())
   t.teardown(() => backend.close(5_000))
   const runs: string[] = []
-  await work(backend, 1, async ({ task: { id } }) => {
+  await work(backend, 1, async ({ task: { id, label } }) => {
     runs.push(id)
-    return { state: 'completed', result: null }
+    return label === 'fails' ? { state: 'failed', error: new Error('no') } : { state: 'completed', result: null }
   })
-  const tasks = [1, 2].map(() => storedTask({ id: randomUUID(), name: 'task', dedupe }))
-  for (const task of tasks) {
+  const ran: string[] = []
+  // Alone, and with another one in the same write.
+  for (const [label, others] of [['task', 0], ['fails', 1], ['task', 1], ['last', 0]] as const) {
+    const task = storedTask({ id: randomUUID(), name: 'task', label, dedupe })
+    const batch = [task, ...Array.from({ length: others }, () => storedTask({ id: randomUUID(), name: 'task' }))]
+    const ids = batch.map(({ id }) => id)
     for (const time of ['first', 'second']) {
-      t.same(await backend.store([[task]]), [[task.id]], `the ${time} time`)
-      await until('it has run', async () => (await backend.find(task.id))?.state === 'completed')
+      t.same(await backend.store([batch]), [ids], `${label}, the ${time} time`)
+      for (const id of ids) await until('it has run', async () => /completed|failed/.test((await backend.find(id))!.state))
     }
+    ran.push(...ids)
   }
-  t.same(runs, tasks.map(({ id }) => id))
+  t.same(runs, ran)
 }
 
 async function eachDedupeId (t: Test, connect: () => TaskBackend): Promise<void> {

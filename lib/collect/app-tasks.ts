@@ -6,7 +6,7 @@ import type { CapturedTask, Stats, TaskHandle, TaskInfo } from '../../types/task
 import { addChannel, publishAdd } from '../observe/channels'
 import { Line } from '../run/line'
 import type { ScheduleSettings } from '../run/settings'
-import { FST_BGT_IDLE_IN_HANDLER, FST_BGT_NO_ASYNC_CONTEXT } from '../shared/errors'
+import { FST_BGT_IDLE_IN_HANDLER, FST_BGT_NO_ASYNC_CONTEXT, FST_BGT_STORE_FAILED } from '../shared/errors'
 import type { HandOver } from '../store/hand-over'
 import { definitionOf } from '../task/define'
 import type { Definition } from '../task/spec'
@@ -117,7 +117,11 @@ export class AppTasks implements AppBackgroundTasks {
 
   async find (id: string): Promise<TaskInfo | null> {
     const { engine, handOver } = this.#parts
-    return engine.ledger.index.find(id) ?? await handOver?.store.find(id) ?? null
+    const info = engine.ledger.index.find(id)
+    if (handOver === null) return info
+    if (info === null) return handOver.store.find(id)
+    // The answer to its write may have been lost.
+    return info.error instanceof FST_BGT_STORE_FAILED ? await handOver.store.find(id).catch(() => null) ?? info : info
   }
 
   schedules (): Promise<ScheduleInfo[]> {

@@ -213,7 +213,7 @@ export class Engine implements LineEngine, TaskExecutor, AttemptHost {
   fail (task: Task, line: Line, error: unknown): void {
     if (task.isSettled) return
     task.extra.error = error
-    // Its id stands in the log. What a backend delivers is found there.
+    // The log has its id. A delivered task is found in its backend.
     if (line.delivery === null) line.remember(task)
     this.ledger.observer?.failed(task, line, error)
     this.report.failed(task, line, error)

@@ -5,7 +5,7 @@ import type { Task } from '../task/task'
 /** Settled tasks that can still be found. */
 const MAX_SETTLED = 1_000
 
-/** The tasks that `find` finds: those whose id has been read. */
+/** The tasks that `find` finds: those whose id has been read, and those that have failed. */
 export class TaskIndex {
   readonly #live = new Map<string, Task>()
   /** In the order in which they settled. */

@@ -21,7 +21,7 @@ export interface TaskExtra {
   /** The end of that timer, in ms of `Date.now()`. */
   due: number
   remote: RemoteTask | null
-  /** The how many-th it is among the tasks of its request that go to the backend. */
+  /** Its number among the tasks of its request for the backend. */
   place: number
   progress: unknown
   result: unknown

@@ -108,7 +108,7 @@ export class Task implements TaskHandle {
     return (this.args as [KeptPayload])[0]
   }
 
-  /** Keeps a value for `find`, which knows only tasks whose id has been read. */
+  /** Keeps a value for `find`, which knows only tasks whose id has been read or that have failed. */
   note (field: 'progress' | 'result' | 'error', value: unknown): void {
     if (this.#extra !== null) this.#extra[field] = value
   }

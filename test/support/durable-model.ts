@@ -16,7 +16,7 @@ import { STORE_TIMEOUT, type ProcessProgram, type RequestProgram, type ScheduleP
  *   Cancel     After a `true`, the task does not begin.
  *   Order      A worker begins tasks in the order in which they were stored.
  *   Isolation  A task under which a worker died runs alone from then on.
- *   Schedule   Each due time is stored once, and none is missed while a process works.
+ *   Schedule   Between two due times one run at most is stored, and with `overlap` there is one if a process works.
  *   End        A task settles once. The states add up. Where a process has closed or died, nothing begins.
  */
 
@@ -112,6 +112,8 @@ export class TaskRecord {
   handle: TaskHandle | null = null
   /** `add` has thrown. */
   refused = false
+  /** Another task with its key was added while it was on its way to the store. */
+  replacedInFlight = false
   /** flush() was called after it was added, or release(). */
   released: boolean
   /** A write of it has met a fault, so that the plugin does not know whether it is stored. */
@@ -227,6 +229,7 @@ export class DurableModel {
     const task = new TaskRecord(this.tasks.length, program, process, request)
     this.tasks.push(task)
     const earlier = this.#earlier(task)
+    if (earlier?.state === 'pending') earlier.replacedInFlight = true
     return { task, isReplaced: earlier !== undefined && (!earlier.program.plain || earlier.attempts.length === 0) && (earlier.state === 'collecting' || earlier.state === 'pending') }
   }
 
@@ -261,7 +264,7 @@ export class DurableModel {
         const { program } = task
         this.expect(task.process === process && !process.isOver, 'written by a process that is over', task)
         // Replaced while its write waited for another one. The store has it then for a moment.
-        this.expect(task.finalState === null || (task.finalState === 'replaced' && task.writes === 0), 'Outcome: written after its end', task)
+        this.expect(task.finalState === null || (task.replacedInFlight && task.writes === 0), 'Outcome: written after its end', task)
         this.expect(task.isAdmitted, 'Outcome: written in spite of its request', task)
         this.expect(task.number > previous, 'Order: written in another order than added', task)
         this.expect(attempts === program.attempts && delay === program.delay && timeout === program.timeout && dedupe === program.dedupe, 'written with other options', task)

@@ -162,7 +162,7 @@ class Connection implements TaskBackend {
     const task = this.#run.model.byId(id)
     task.cancelCalled = true
     // Refused, for it had waited too long for the write before, and stored nevertheless.
-    if (task.state === 'failed' || task.state === 'dropped') task.latecomer = true
+    if ((task.state === 'failed' || task.state === 'dropped') && this.#process.faulted && task.program.dedupe === null) task.latecomer = true
     const fault = this.#run.nextCancelFault()
     if (fault === 'refused') throw new ExpectedError('refused')
     if (fault === 'lost') return never()

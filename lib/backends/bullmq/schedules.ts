@@ -164,9 +164,7 @@ class RunningSchedule {
     const { queue, store, records, reports } = this.#context
     const { id } = this.#schedule
     const runId = runIdOf(queue.name, id, due)
-    // On Postgres BullMQ would give the dedupe id to a run that has settled, if it was added once more (6.7).
-    const isThere = await queue.getJobState(runId) !== 'unknown'
-    const storedId = isThere ? runId : await store({ ...task, id: runId })
+    const storedId = await store({ ...task, id: runId })
     const isSkipped = storedId !== runId
     let isEnd = false
     await change(records, id, record => {

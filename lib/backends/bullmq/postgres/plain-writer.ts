@@ -4,9 +4,7 @@ import { addToPostgres } from './batches'
 import { runOnTables, type TaskPool } from './pool'
 
 /** A settled job that is added once more gets its dedupe id from BullMQ, and would keep it for good (6.7). */
-const FREE_DEDUPE_IDS = `
-  DELETE FROM dedup USING job
-   WHERE dedup.queue = $1 AND dedup.job_id = ANY($2) AND job.queue = $1 AND job.id = dedup.job_id AND job.state IN ('completed', 'failed')`
+const SETTLED = "SELECT id FROM job WHERE queue = $1 AND id = ANY($2) AND state IN ('completed', 'failed')"
 
 /**
  * Stores jobs in Postgres by public calls of BullMQ: `addFlow`, which is one statement for all jobs of a group, or `addJob` for one.
@@ -33,15 +31,22 @@ export class PlainPostgresWriter implements JobWriter {
   }
 
   async #put (jobs: JobJson[]): Promise<string[]> {
-    const ids = await this.#add(jobs)
-    const deduped = ids.filter((id, index) => id === jobs[index]!.id && jobs[index]!.deduplicationId !== undefined)
-    if (deduped.length !== 0) await runOnTables(this.#pool, FREE_DEDUPE_IDS, [this.#queue.name, deduped])
-    return ids
+    const settled = await this.#settled(jobs.filter(({ deduplicationId }) => deduplicationId !== undefined))
+    const added = await this.#add(jobs.filter(({ id }) => !settled.has(id)))
+    return jobs.map(({ id }) => settled.has(id) ? id as string : added.shift() as string)
+  }
+
+  /** The ids of those that have been stored before, and have settled: an answer to a write may be lost. */
+  async #settled (jobs: JobJson[]): Promise<Set<unknown>> {
+    if (jobs.length === 0) return new Set()
+    const rows = await runOnTables(this.#pool, SETTLED, [this.#queue.name, jobs.map(({ id }) => id)])
+    return new Set((rows as Array<{ id: string }> | null)?.map(({ id }) => id))
   }
 
   async #add (jobs: JobJson[]): Promise<string[]> {
     const { name: queueName, opts: { prefix } } = this.#queue
     const backend = this.#queue.getBackend()
+    if (jobs.length === 0) return []
     if (jobs.length === 1) return [await backend.addJob(jobs[0]!, jobs[0]!.id)]
     const entries = (await this.#pool.onServerClock(jobs)).map(job => ({ queueName, prefix: prefix as string, jobData: job, jobId: job.id, parentKeyOpts: {} }))
     return (await backend.addFlow(entries)).map(([error, id]) => {
