@@ -150,6 +150,8 @@ export interface Add<Options extends TaskOptions = TaskOptions> {
    * @throws as without options, and FST_BGT_INVALID_TASK_OPTION
    */
   add<Args extends unknown[]> (options: Options & { signal?: false, dedupe?: never }, fn: (...args: Args) => unknown, ...args: Args): TaskHandle
+  /** Takes no call: it is here for the errors of wrong ones. */
+  add<const First, Rest extends unknown[]> (first: MeantFirst<Options, First, Rest>, ...rest: MeantRest<Options, First, Rest>): TaskHandle
 
   /**
    * Stores a defined task through the user's own connection, in the transaction that is open there, on PostgreSQL or in the backend's file of
@@ -171,3 +173,65 @@ export interface Add<Options extends TaskOptions = TaskOptions> {
    */
   addInTransaction<Payload> (client: TransactionClient, options: TransactionTaskOptions, task: TaskDefinition<Payload, unknown>, ...payload: PayloadArguments<Payload>): Promise<TaskHandle>
 }
+
+/*
+ * The rest serves the errors of wrong calls of `add`. Of its overloads TypeScript shows the error of the last one, which therefore asks for what
+ * the call seems to mean. It must not fit a call that the others refuse.
+ */
+
+declare const kMistake: unique symbol
+
+/** No value has this type; an error shows its text. */
+interface Mistake<Text extends string> { readonly [kMistake]: Text }
+
+type AnyFunction = (...args: never) => unknown
+type TaskOrFunction = TaskDefinition | ((...args: any) => unknown)
+
+/** The first condition holds for no wrong call. It lets TypeScript infer `First` and `Rest` from the arguments. */
+type MeantFirst<Options, First, Rest extends unknown[]> =
+  [First] extends [never] ? First : Meant<Options, First, Rest> extends [infer Wanted, ...unknown[]] ? Wanted : never
+type MeantRest<Options, First, Rest extends unknown[]> =
+  [Rest] extends [never] ? Rest : Meant<Options, First, Rest> extends [unknown, ...infer Wanted] ? Wanted : never
+
+/**
+ * The parameters of `add` as a call seems to mean them. `Fn` is its first argument, if that is a task or function. Without a call, as in
+ * `Parameters<typeof add>`, the first argument is unknown, and they are those of the overload before.
+ */
+type Meant<Options, First, Rest extends unknown[], Fn extends AnyFunction = Extract<First, AnyFunction>> =
+  unknown extends First ? [options: Options & { signal?: false, dedupe?: never }, fn: (...args: Rest) => unknown, ...args: Rest]
+    : [Fn] extends [never]
+        ? Rest extends [infer Second, ...infer Args] ? MeantWithOptions<Options, First, Extract<Second, AnyFunction>, Args> : [TaskOrFunction, ...Rest]
+        : MeantCall<Fn, Rest>
+
+type MeantWithOptions<Options, Given, Fn extends AnyFunction, Args extends unknown[]> =
+  [Fn] extends [never] ? [Options | TaskOrFunction, TaskOrFunction, ...Args]
+    : [Fn] extends [TaskDefinition<any, unknown>] ? [Options & { signal?: never }, ...MeantCall<Fn, Args>]
+        : [Given] extends [{ signal: true }]
+            ? [Options & { signal: true, dedupe?: Mistake<'for defined tasks only'> }, ...MeantCall<Fn, Args, [AbortSignal]>]
+            : [Options & { signal?: false, dedupe?: Mistake<'for defined tasks only'> }, ...MeantCall<Fn, Args>]
+
+/** A task or function and its arguments. Where they agree in number, an argument is wrong, else the function. */
+type MeantCall<Fn extends AnyFunction, Args extends unknown[], Signal extends unknown[] = []> =
+  KnownParameters<Fn, Signal> extends infer Params extends unknown[]
+    ? Shape<Args> extends Shape<Params> ? [Fn, ...Params]
+      : Shape<Args> extends TooMany<Params> ? [Fn, ...Params, ...Array<Mistake<'too many arguments, and options come first'>>]
+        : [MeantFunction<Fn, [...Args, ...Signal]>, ...Args]
+    : [MeantFunction<Fn, [...Args, ...Signal]>, ...Args]
+
+type MeantFunction<Fn extends AnyFunction, Args extends unknown[]> =
+  [Fn] extends [TaskDefinition<any, unknown>] ? Mistake<'the payload is missing'>
+    : [Fn] extends [(...args: Args) => unknown] ? Mistake<'other arguments are needed'> : (...args: Args) => unknown
+
+/**
+ * The parameters, without the `Signal` at their end. `unknown` for a function with overloads or type parameters: any other one is identical
+ * with a function made of its parameters.
+ */
+type KnownParameters<Fn extends AnyFunction, Signal extends unknown[]> =
+  [Fn] extends [TaskDefinition<infer Payload, unknown>] ? PayloadArguments<Payload>
+    : (<T>() => T extends Fn ? 1 : 2) extends (<T>() => T extends (...args: Parameters<Fn>) => ReturnType<Fn> ? 1 : 2)
+        ? Parameters<Fn> extends [...infer Params, ...Signal] ? Params : unknown
+        : unknown
+
+/** A tuple of the same length. */
+type Shape<List extends unknown[]> = { [Index in keyof List]: any }
+type TooMany<Params extends unknown[]> = number extends Params['length'] ? never : [...Shape<Params>, any, ...any[]]

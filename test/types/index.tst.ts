@@ -62,6 +62,12 @@ declare function overloaded (email: string): void
 declare function overloaded (times: number, email: string): void
 declare function overloadedWithNone (): void
 declare function overloadedWithNone (email: string): void
+declare function restBetween (...args: [email: string, ...times: number[], last: boolean]): void
+declare const either: typeof oneArgument | ((times: number) => void)
+declare const perhaps: typeof oneArgument | undefined
+declare const perhapsWithSignal: { signal: true } | { attempts: number }
+declare const anyDefinition: TaskDefinition
+declare const emails: string[]
 declare const mailer: { send (email: string): void, send (from: number, to: number): void }
 
 test('the plugin has a default and a named form, and what else it exports', () => {
@@ -194,6 +200,15 @@ test('any overload of a function is accepted, and nothing else', () => {
   expect(tasks.add).type.not.toBeCallableWith(overloadedWithNone, 1)
   expect(tasks.add).type.not.toBeCallableWith(overloadedWithNone, 'ada@example.com', 1)
   expect(tasks.add).type.not.toBeCallableWith({ name: 'none' }, noArguments, 1)
+})
+
+test('what may be one thing or another has to fit as both', () => {
+  expect(tasks.add).type.not.toBeCallableWith(either, 1)
+  expect(tasks.add).type.not.toBeCallableWith({ name: 'either' }, either, 1)
+  expect(tasks.add).type.not.toBeCallableWith(perhapsWithSignal, oneArgument, 'ada@example.com')
+  expect(tasks.add).type.not.toBeCallableWith(perhaps, 'ada@example.com')
+  expect(tasks.add).type.not.toBeCallableWith({ name: 'any' }, anyDefinition, ...emails)
+  expect(tasks.add).type.not.toBeCallableWith({ signal: false }, restBetween, 'ada@example.com')
 })
 
 test('a function written in place has its parameters from the arguments', () => {
