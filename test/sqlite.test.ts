@@ -193,7 +193,7 @@ test('a worker that has gone: its tasks are handed out again, before others, and
   const other = rawConnection(file)
   t.teardown(() => other.close())
   const lease = Date.now() + 1_000
-  other.exec(`UPDATE tasks SET state = 'running', owner = 'gone', deliveries = 1, lease_until = ${lease}, crashes = id = '${first.id}' WHERE id <> '${third.id}'`)
+  other.exec(`UPDATE tasks SET state = 'running', owner = 'gone', deliveries = 1, lease_until = ${lease}, crashes = id = '${first.id}', errors = '[{"message":"the first attempt"}]' WHERE id <> '${third.id}'`)
   const seen: Array<{ id: string, attempt: number }> = []
   const gate = signal()
   await work(backend, 1, async ({ task: { id }, attempt }) => {
@@ -210,7 +210,7 @@ test('a worker that has gone: its tasks are handed out again, before others, and
   await until('all', () => seen.length === 3)
   t.same(seen, [third, second, fourth].map(({ id }) => ({ id, attempt: 1 })))
   t.match(await backend.find(first.id), { error: { message: /more than 1 workers went away with it/ } })
-  t.match((await backend.read!(first.id))!.errors, [{ message: /more than 1 workers went away with it/ }])
+  t.match((await backend.read!(first.id))!.errors, [{ message: 'the first attempt' }, { message: /more than 1 workers went away with it/ }])
   t.match(log, [
     { msg: /handed out again/, requestId: 'req-2', task: { id: second.id, name: 'a task' } },
     { msg: /too many workers went away/, requestId: 'req-1', task: { id: first.id, name: 'a task' } }

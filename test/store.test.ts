@@ -419,6 +419,17 @@ test('released: stored at once; if that fails, again with the reply', async t =>
   t.match(app.backgroundTasks.stats(), { failed: 1 })
 })
 
+test('released: what was added before is stored at once, though nothing is added after', async t => {
+  const { app, backend } = await createApp(t)
+  app.get('/', async request => {
+    request.backgroundTasks.add(task, 'before')
+    request.backgroundTasks.release()
+    await until('stored', () => backend.payloads.includes('before'))
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+})
+
 test('released: tasks whose writes are refused one after the other are stored with the reply in the order in which they were added', async t => {
   const { app, backend } = await createApp(t)
   app.get('/', async request => {

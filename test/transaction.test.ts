@@ -173,9 +173,11 @@ test('channels and traces tell of it as of any other task', async t => {
   const { span, spans, tracer } = telemetry(t)
   const { app, add, backend } = await start(t)
   const told: string[] = []
+  const handles: TaskHandle[] = []
   const onAdd = (message: unknown) => {
     const { task, name } = message as TaskMessage
     told.push(`add ${name}`)
+    handles.push(task)
     if (name === 'unwanted') task.cancel()
   }
   const onSettle = (message: unknown) => { told.push(`settle ${(message as SettleMessage).state}`) }
@@ -200,6 +202,7 @@ test('channels and traces tell of it as of any other task', async t => {
   await t.rejects(add({ name: 'refused' }, task), { message: 'later' })
   t.match(spans('send refused').map(({ status }) => status), [{ message: 'at once' }, { message: 'later' }])
   t.same(told, ['add stored', 'settle stored', 'add refused', 'settle dropped', 'add refused', 'settle dropped'])
+  t.same(await ends('the calls of cancel', Promise.all(handles.slice(1).map(handle => handle.cancel()))), [false, false], 'a refused task keeps nobody waiting')
   t.match(app.backgroundTasks.stats(), { accepted: 3, stored: 1, dropped: 2 })
   t.equal((await add({ name: 'unwanted' }, task)).state, 'cancelled')
   t.equal(backend.inTransaction.length, 3, 'what a subscriber has cancelled is not stored')
