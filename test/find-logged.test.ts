@@ -23,6 +23,15 @@ test('a function and a defined task that have failed', async t => {
   ])
 })
 
+test('of these the last thousand are known', async t => {
+  const { app, log } = await createApp(t)
+  const fail = () => { throw new Error('no') }
+  for (let i = 0; i < 1_001; i++) app.backgroundTasks.add(fail)
+  await settled(app, { failed: 1_001 })
+  const ids = log.filter(({ msg }) => msg === 'background task failed').map(({ task }) => task!.id)
+  t.same(await Promise.all(ids.slice(0, 2).map(async id => (await app.backgroundTasks.find(id))?.state)), [undefined, 'failed'])
+})
+
 test('a task whose write was answered too late is what the backend says it is', async t => {
   const backend = new StubBackend()
   const work = defineTask('work', async () => {})

@@ -105,15 +105,3 @@ test('an async predicate fails its task, and its rejection does not end the proc
   await settled(app, { failed: 1 })
   t.match(log.find(line => line.level === 50), { err: { code: 'FST_BGT_INVALID_TASK_OPTION', message: /'runOn' must be a predicate that is not async/ } })
 })
-
-test('errors of tasks that nobody asks for are not kept', async t => {
-  const { app, log } = await createApp(t)
-  app.backgroundTasks.add(() => { throw new Error('boom') })
-  const asked = app.backgroundTasks.add(() => { throw new Error('boom') })
-  t.ok(asked.id)
-  await settled(app, { failed: 2 })
-  const ids = log.filter(line => line.level === 50).map(line => line.task!.id)
-  t.equal(ids.length, 2)
-  t.equal(await app.backgroundTasks.find(ids.find(id => id !== asked.id)!), null)
-  t.match(await app.backgroundTasks.find(asked.id), { state: 'failed', error: { message: 'boom' } })
-})
