@@ -86,6 +86,7 @@ async function measure (name, backend, rows) {
 }
 
 async function main () {
+  if (process.threadCpuUsage === undefined) throw new Error(`The figures need process.threadCpuUsage: Node 23.9 or later. This is ${process.version}.`)
   process.removeAllListeners('warning')
   process.on('warning', () => {})
   const folder = await mkdtemp(join(tmpdir(), 'background-tasks-'))

@@ -28,7 +28,7 @@ test('a task whose progress moves is not stuck; one whose progress stands still 
   step = signal()
   resolve()
   const viewer = await openStream(t, `${url}/tasks/events`)
-  const moved = await viewer.until(({ longest }) => longest[0]?.progress?.text === '{ page: 2, pages: 4 }')
+  const moved = await viewer.until(({ longest }) => longest[0]?.progress?.text === '{"page":2,"pages":4}')
   t.same(moved.stuck, { count: 0, first: null })
   t.ok(moved.now - moved.longest[0]!.since! >= 60_000)
   later(40_000)
@@ -110,7 +110,7 @@ test('a task that has ended in this process can still be looked at by those who 
   const { now } = Date
   t.teardown(() => { Date.now = now })
   Date.now = () => now() + 2_000
-  t.match(await detailsAt(at, task!.id), { state: 'completed', result: '{ sum: 5 }', errors: [], here: true })
+  t.match(await detailsAt(at, task!.id), { state: 'completed', result: '{\n  "sum": 5\n}', errors: [], here: true })
   t.equal((await listPage(at, 'completed')).note, 'Completed tasks are kept by a backend only.')
 })
 

@@ -200,12 +200,18 @@ type MeantRest<Options, First, Rest extends unknown[]> =
 type Meant<Options, First, Rest extends unknown[], Fn extends AnyFunction = Extract<First, AnyFunction>> =
   unknown extends First ? [options: Options & { signal?: false, dedupe?: never }, fn: (...args: Rest) => unknown, ...args: Rest]
     : [Fn] extends [never]
-        ? Rest extends [infer Second, ...infer Args] ? MeantWithOptions<Options, First, Extract<Second, AnyFunction>, Args> : [TaskOrFunction, ...Rest]
+        ? Rest extends [infer Second, ...infer Args] ? MeantWithOptions<Options, First, Extract<Second, AnyFunction>, Args> : [MeantAlone<First>, ...Rest]
         : MeantCall<Fn, Rest>
+
+/** What stands in place of a first argument that is no function, and the only one. */
+type MeantAlone<First> =
+  First extends PromiseLike<unknown> ? Mistake<'pass the function, and do not call it'>
+    : First extends object ? Mistake<'a task or function is missing after the options'>
+      : Mistake<'pass a task or a function, and do not call it'>
 
 type MeantWithOptions<Options, Given, Fn extends AnyFunction, Args extends unknown[]> =
   [Fn] extends [never] ? [Options | TaskOrFunction, TaskOrFunction, ...Args]
-    : [Fn] extends [TaskDefinition<any, unknown>] ? [Options & { signal?: never }, ...MeantCall<Fn, Args>]
+    : [Fn] extends [TaskDefinition<any, unknown>] ? [Options & { signal?: Mistake<'a defined task has ctx.signal'> }, ...MeantCall<Fn, Args>]
         : [Given] extends [{ signal: true }]
             ? [Options & { signal: true, dedupe?: Mistake<'for defined tasks only'> }, ...MeantCall<Fn, Args, [AbortSignal]>]
             : [Options & { signal?: false, dedupe?: Mistake<'for defined tasks only'> }, ...MeantCall<Fn, Args>]
@@ -215,12 +221,14 @@ type MeantCall<Fn extends AnyFunction, Args extends unknown[], Signal extends un
   KnownParameters<Fn, Signal> extends infer Params extends unknown[]
     ? Shape<Args> extends Shape<Params> ? [Fn, ...Params]
       : Shape<Args> extends TooMany<Params> ? [Fn, ...Params, ...Array<Mistake<'too many arguments, and options come first'>>]
-        : [MeantFunction<Fn, [...Args, ...Signal]>, ...Args]
-    : [MeantFunction<Fn, [...Args, ...Signal]>, ...Args]
+        : [MeantFunction<Fn, Args, Signal>, ...Args]
+    : [MeantFunction<Fn, Args, Signal>, ...Args]
 
-type MeantFunction<Fn extends AnyFunction, Args extends unknown[]> =
+type MeantFunction<Fn extends AnyFunction, Args extends unknown[], Signal extends unknown[]> =
   [Fn] extends [TaskDefinition<any, unknown>] ? Mistake<'the payload is missing'>
-    : [Fn] extends [(...args: Args) => unknown] ? Mistake<'other arguments are needed'> : (...args: Args) => unknown
+    : [Fn] extends [(...args: [...Args, ...Signal]) => unknown]
+        ? Mistake<Signal extends [] ? 'other arguments are needed' : 'a function without overloads that takes an AbortSignal last'>
+        : (...args: [...Args, ...Signal]) => unknown
 
 /**
  * The parameters, without the `Signal` at their end. `unknown` for a function with overloads or type parameters: any other one is identical

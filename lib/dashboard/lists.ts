@@ -15,7 +15,7 @@ export interface Query {
   /** The number of tasks of the list before this page. */
   offset: number
   newestFirst: boolean
-  /** A part of a name or of a request's id, or a whole task id; empty for all tasks. */
+  /** A part of a name or of a request's id, a whole name in double quotes, or a whole task id; empty for all tasks. */
   search: string
   /** The id of a group of failures; empty for all tasks. */
   group: string
@@ -53,9 +53,8 @@ class PageOfTasks {
 
   constructor ({ offset, search, group }: Query) {
     this.#offset = offset
-    const wanted = search.toLowerCase()
-    this.#matches = ({ name, requestId, error }) => (name.toLowerCase().includes(wanted) || (requestId !== null && requestId.toLowerCase().includes(wanted))) &&
-      (group === '' || groupOf(name, error ?? lineOf(undefined)).id === group)
+    const isWanted = matcherOf(search)
+    this.#matches = view => isWanted(view) && (group === '' || groupOf(view.name, view.error ?? lineOf(undefined)).id === group)
   }
 
   get isFull (): boolean {
@@ -69,6 +68,13 @@ class PageOfTasks {
     const made = view()
     if (this.#matches(made)) this.tasks.push(made)
   }
+}
+
+function matcherOf (search: string): (view: TaskView) => boolean {
+  const [, whole] = /^"(.+)"$/s.exec(search) ?? []
+  if (whole !== undefined) return ({ name }) => name === whole
+  const part = search.toLowerCase()
+  return ({ name, requestId }) => name.toLowerCase().includes(part) || (requestId !== null && requestId.toLowerCase().includes(part))
 }
 
 /** The lists, and the details of one task: first the tasks of this process, then those of the backend. Made at registration. */

@@ -3,6 +3,7 @@ import type { Line } from '../run/line'
 import type { Parts } from './parts'
 import { show } from '../shared/show'
 import { stackOf } from '../shared/write-log'
+import { isPlainObject } from '../task/options'
 import { Snapshot } from '../task/snapshot'
 import { COLLECTING, RUNNING } from '../task/states'
 import type { Task } from '../task/task'
@@ -215,7 +216,7 @@ function whyOf (task: Task, state: ViewState, line: Line, { ledger, settings, ha
 /** A number is a percentage; in an object of two numbers, `{ page: 3, pages: 8 }`, the first is a part of the second. */
 export function progressView (value: unknown): ProgressView | null {
   if (value === undefined) return null
-  return { percent: percentOf(value), text: shown(value, MAX_TEXT_CHARS) }
+  return { percent: percentOf(value), text: shownJson(value, MAX_TEXT_CHARS) }
 }
 
 function percentOf (value: unknown): number | null {
@@ -255,7 +256,30 @@ function formatted (json: string): string {
 
 /** A result as text. Functions of this process may return anything. */
 function shownResult (result: unknown): string {
-  return result === undefined ? '' : shown(result, MAX_PAYLOAD_CHARS)
+  return result === undefined ? '' : shownJson(result, MAX_PAYLOAD_CHARS, 2)
+}
+
+/** An object as JSON, if it is nothing else and not longer than `length`; any other value as `shown` has it. */
+function shownJson (value: unknown, length: number, indent = 0): string {
+  if (typeof value !== 'object') return shown(value, length)
+  let room = length
+  const take = (_name: string, member: unknown): unknown => {
+    room -= typeof member === 'string' ? member.length : 1
+    if (room < 0 || !isJson(member)) throw new RangeError('No short JSON')
+    return member
+  }
+  try {
+    const json = JSON.stringify(value, take, indent)
+    return json.length <= length ? json : shown(value, length)
+  } catch {
+    return shown(value, length)
+  }
+}
+
+/** Whether JSON has all that a value says, leaving its members aside. */
+function isJson (value: unknown): boolean {
+  if (typeof value === 'number') return Number.isFinite(value)
+  return typeof value === 'string' || typeof value === 'boolean' || value === null || Array.isArray(value) || isPlainObject(value)
 }
 
 /** Any value as text. An argument may be a request, for instance, which is deep and wide. */

@@ -139,7 +139,7 @@ test('the page in a browser', { skip: noBrowser }, async t => {
     await page.getByRole('link', { name: /^Running/ }).click()
     await page.getByRole('link', { name: 'resize' }).click()
     await page.locator('.state').getByText('Running').waitFor()
-    t.equal(await page.locator('.wide-progress pre').innerText(), '{ page: 2, pages: 4 }')
+    t.equal(await page.locator('.wide-progress pre').innerText(), '{"page":2,"pages":4}')
     await page.getByRole('button', { name: 'Cancel resize' }).click()
     await page.getByRole('button', { name: 'Yes, cancel' }).click()
     await page.locator('.state').getByText('Cancelled').waitFor()

@@ -256,6 +256,33 @@ test('progress: a share of a whole, or whatever else', async t => {
   values.forEach(([value, percent], index) => t.equal(tasks.find(({ name }) => name === String(index))!.progress!.percent, percent, JSON.stringify(value)))
 })
 
+test('progress and results are JSON where they are nothing else, and otherwise as Node shows them', async t => {
+  const deep: Record<string, unknown> = {}
+  let inner = deep
+  for (let i = 0; i < 100_000; i++) inner = inner.in = {} as Record<string, unknown>
+  const circle: Record<string, unknown> = {}
+  circle.self = circle
+  const values: Array<[unknown, string | RegExp]> = [
+    [{ files: ['a', { of: null, done: true }] }, '{"files":["a",{"of":null,"done":true}]}'],
+    [[1.5, 'two'], '[1.5,"two"]'], [{ at: new Date(0) }, '{"at":"1970-01-01T00:00:00.000Z"}'],
+    [{ nothing: undefined }, '{ nothing: undefined }'], [{ rate: NaN }, '{ rate: NaN }'], [new Map([[1, 2]]), 'Map(1) { 1 => 2 }'], [{ size: 5n }, '{ size: 5n }'],
+    [{ run () {} }, '{ run: [Function: run] }'], [circle, '<ref *1> { self: [Circular *1] }'], [{ toJSON () { throw new Error('no') } }, '{ toJSON: [Function: toJSON] }'],
+    [deep, /^\{\n {2}in: \{/], [Array(300).fill(1), /^\[\n {2}1, 1, 1/], [{ text: 'x'.repeat(300) }, /^\{\n {2}text: 'xxx/],
+    ['half', "'half'"], [null, 'null'], [7, '7']
+  ]
+  const end = signal()
+  const report = defineTask('report', async (index: number, ctx) => {
+    ctx.progress(values[index]![0])
+    await end.promise
+  })
+  const { app, tasks: read } = await serve(t, { tasks: [report] })
+  t.teardown(() => end.resolve())
+  values.forEach((_value, index) => app.backgroundTasks.add({ name: String(index) }, report, index))
+  await settled(app, { running: values.length })
+  const tasks = await read()
+  values.forEach(([, text], index) => t.match(tasks.find(({ name }) => name === String(index))!.progress!.text, text, String(text)))
+})
+
 test('progress whose members cannot be read is shown as it can be, and harms nobody', async t => {
   const { proxy, revoke } = Proxy.revocable({}, {})
   revoke()

@@ -35,13 +35,23 @@ export function App () {
 
 function Screen ({ route, overview, now }: { route: Route, overview: Overview, now: number }) {
   useEffect(() => {
-    document.title = route.page === 'list' ? `${TITLES[route.list]} – Background tasks` : route.page === 'schedules' ? 'Schedules – Background tasks' : 'Background tasks'
-  }, [route.page, route.page === 'list' && route.list])
+    document.title = titleOf(route)
+  }, [route])
   switch (route.page) {
     case 'overview': return <OverviewPage overview={overview} now={now} />
     case 'list': return <ListPage route={route} overview={overview} now={now} />
     case 'schedules': return <SchedulesPage now={now} />
     case 'task': return <TaskScreen key={route.id} id={route.id} overview={overview} now={now} />
+  }
+}
+
+/** The name of the window, which tells tabs of the browser apart. */
+function titleOf (route: Route): string {
+  switch (route.page) {
+    case 'overview': return 'Background tasks'
+    case 'list': return `${TITLES[route.list]} – Background tasks`
+    case 'schedules': return 'Schedules – Background tasks'
+    case 'task': return `Task ${route.id} – Background tasks`
   }
 }
 

@@ -122,7 +122,7 @@ function WaitingByName ({ overview: { waiting: { groups, of }, totals } }: { ove
             {shown.map(({ name, count }) => (
               <li key={name}>
                 <span class='what'>
-                  <a class='name' href={addressOf(listRoute('waiting', { search: name }))}>{name}</a>
+                  <a class='name' href={addressOf(listRoute('waiting', { search: `"${name}"` }))}>{name}</a>
                   <meter min={0} max={most} value={count} aria-label={`Waiting tasks named ${name}`} />
                 </span>
                 <span class='for'>{number(count)}</span>
