@@ -13,9 +13,11 @@ const MAX_FAILED_READ = 2_000
 const MAX_WAITING_READ = 1_000
 /** Milliseconds between two reads of the backend. */
 const INTERVAL_MS = 2_000
-/** After many tasks were read, the rest is this many times as long as the read took, and MIN_REST_MS at least. */
+/** After many tasks were read, the rest is this many times as long as the read took, within the limits. */
 const REST_FACTOR = 50
 const MIN_REST_MS = 5_000
+/** A read may take long because the backend is far away, or the machine busy. */
+const MAX_REST_MS = 30_000
 
 /** The groups of the tasks that have been read. */
 interface Scan<Result> {
@@ -112,7 +114,7 @@ export class Listing {
       // The next read will say that the backend does not answer.
       this.#scanned = ''
     }
-    if (this.#actions === actions) this.#restUntil = now() + Math.max((now() - begin) * REST_FACTOR, MIN_REST_MS)
+    if (this.#actions === actions) this.#restUntil = now() + Math.min(Math.max((now() - begin) * REST_FACTOR, MIN_REST_MS), MAX_REST_MS)
     this.#scanning = false
   }
 
