@@ -266,6 +266,72 @@ test('the page in a browser', { skip: noBrowser }, async t => {
     t.same(troubles, [])
   })
 
+  t.test('the first screen is as long with hundreds of waiting and failed tasks as with a few, on a desk and on a phone', async t => {
+    const names = Array.from({ length: 12 }, (_, index) => `kind ${index + 10}`)
+    async function crowd (waiting: number, failed: number): Promise<string> {
+      const end = signal()
+      const { app, url } = await serve(t, { concurrency: 1 }, { failures: 1_000 })
+      t.teardown(() => end.resolve())
+      for (let i = 0; i < failed; i++) app.backgroundTasks.add({ name: 'fails' }, () => { throw new Error(`no route to 10.0.0.${i}`) })
+      await until('the failures', () => app.backgroundTasks.stats().failed === failed)
+      app.backgroundTasks.add(async function hang () { await end.promise })
+      for (let i = 0; i < waiting; i++) app.backgroundTasks.add({ name: names[i % names.length] as string }, () => {})
+      return url
+    }
+    const few = await crowd(12, 2)
+    const many = await crowd(504, 150)
+    for (const [width, height] of [[1_280, 800], [390, 844]] as const) {
+      const lengths: number[] = []
+      for (const [url, waiting, failed] of [[few, '12', '2'], [many, '504', '150']] as const) {
+        const { page, troubles } = await open(t, chromium, url, { viewport: { width, height } })
+        await page.locator('#failures .tally').getByText(failed, { exact: true }).waitFor()
+        await page.locator('#names').getByText('and 4 more names').waitFor()
+        t.equal(await page.locator('#tile-waiting .value').innerText(), waiting)
+        const tops = await Promise.all(['#summary', '#tile-running', '#plot-rate', '#failures', '#longest'].map(async part => (await page.locator(part).boundingBox())!.y))
+        t.same(tops, [...tops].sort((a, b) => a - b), 'the sentence, the tiles, the plots, the failures, what runs')
+        t.ok(tops.at(width === 390 ? 2 : 3)! < height, 'on the screen without scrolling')
+        lengths.push(await page.evaluate('document.documentElement.scrollHeight') as number)
+        t.same(troubles, [])
+        if (url === many) {
+          await page.getByRole('link', { name: 'kind 13', exact: true }).click()
+          await page.locator('.rows').getByText('kind 13').first().waitFor()
+          t.equal(await page.locator('.rows > li').count(), 42, 'the link of a name leads to its tasks')
+          t.match(page.url(), /#\/waiting\?search=%22kind\+13%22$/)
+        }
+        await page.context().close()
+      }
+      // A longer figure may break a line.
+      t.ok(Math.abs(lengths[0]! - lengths[1]!) < 50, `${width} wide: ${lengths.join(' and ')}`)
+    }
+  })
+
+  t.test('with the keyboard alone: from the first screen to a failed task that runs again', async t => {
+    const { app, url } = await serve(t)
+    let runs = 0
+    app.backgroundTasks.add(function fails () { if (++runs === 1) throw new Error('once') })
+    const { page, troubles } = await open(t, chromium, url)
+    await page.locator('#failures li').waitFor()
+    /** Moves the focus on until it is there, and presses Enter. */
+    async function enter (what: string, isThere: string): Promise<void> {
+      for (let i = 0; i < 40; i++) {
+        await page.keyboard.press('Tab')
+        const visible = await page.evaluate('document.activeElement.matches(":focus-visible") && getComputedStyle(document.activeElement).outlineStyle !== "none"')
+        t.ok(visible, 'the focus can be seen')
+        if (await page.evaluate(`(element => ${isThere})(document.activeElement)`) === true) return page.keyboard.press('Enter')
+      }
+      t.fail(`no way to ${what}`)
+    }
+    await enter('the tile', "element.id === 'tile-failed'")
+    await page.locator('#list .rows .name').waitFor()
+    await enter('the task', "element.matches('#list .rows .name')")
+    await page.locator('#errors').waitFor()
+    t.match(await page.title(), /^Task [\da-f-]{36} – Background tasks$/)
+    await enter('the button', "element.getAttribute('aria-label') === 'Run fails again'")
+    await page.locator('.state').getByText('Completed').waitFor()
+    t.equal(runs, 2)
+    t.same(troubles, [])
+  })
+
   t.test('a process is paused and resumed', async t => {
     const backend = new StubBackend()
     let resumes = 0
@@ -328,7 +394,7 @@ test('the page in a browser', { skip: noBrowser }, async t => {
   t.test('nothing is wider than the screen, on each page, in both schemes', async t => {
     const { app, url } = await scene(t)
     const idOf = async (list: ListName) => (await listPage(url, list, { order: 'oldest' })).tasks[0]!.id
-    const addresses = ['#/', ...['running', 'waiting', 'later', 'failed', 'completed'].map(list => `#/${list}`), `#/task/${await idOf('running')}`, `#/task/${await idOf('failed')}`, '#/task/unknown']
+    const addresses = ['#/', ...['running', 'waiting', 'later', 'failed', 'completed'].map(list => `#/${list}`), `#/task/${await idOf('running')}`, `#/task/${await idOf('failed')}`, '#/task/unknown', '#/schedules']
     for (const [width, height] of [[1_280, 800], [390, 844], [320, 600]] as const) {
       for (const colorScheme of ['light', 'dark'] as const) {
         const { page, troubles } = await open(t, chromium, url, { viewport: { width, height }, colorScheme })
