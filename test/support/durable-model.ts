@@ -17,6 +17,7 @@ import { STORE_TIMEOUT, type ProcessProgram, type RequestProgram, type ScheduleP
  *   Order      A worker begins tasks in the order in which they were stored.
  *   Isolation  A task under which a worker died runs alone from then on.
  *   Schedule   Between two due times one run at most is stored, and with `overlap` there is one if a process works.
+ *   Chain      What a completed attempt has added by `ctx.add` is stored. It fails for a fault of the store, or a close.
  *   End        A task settles once. The states add up. Where a process has closed or died, nothing begins.
  */
 
@@ -92,6 +93,8 @@ export interface AttemptRecord {
   told: number | null
   /** Its worker died, or the store gave the task to another one. */
   lost: boolean
+  /** What it has added by `ctx.add`. */
+  added: TaskRecord[]
 }
 
 /** A task in the hands of a process. */
@@ -160,8 +163,10 @@ export class TaskRecord {
   }
 
   /** What became of an attempt. */
-  outcomeOf ({ lost, told, stopped, result }: AttemptRecord): 'running' | 'ok' | 'error' | 'unrecoverable' | 'lost' | 'returned' | 'cancelled' {
+  outcomeOf ({ lost, told, stopped, result, added }: AttemptRecord): 'running' | 'ok' | 'error' | 'unrecoverable' | 'lost' | 'returned' | 'cancelled' {
     if (lost) return 'lost'
+    // What it has added may be on its way to the store.
+    if (result === 'ok' && told === null && added.length !== 0) return 'running'
     if (stopped?.code === 'FST_BGT_TIMEOUT') return 'error'
     if (stopped?.code === 'FST_BGT_CANCELLED') return 'cancelled'
     // The plugin tells at the same time that it waits no more.
@@ -191,7 +196,7 @@ export class TaskRecord {
 
   toString (): string {
     const { number, process, request, program, attempts, state, released, faulted, arrived, cancelAsked, cancelled } = this
-    const shown = attempts.map(({ process, ...attempt }) => ({ process: process.number, ...attempt }))
+    const shown = attempts.map(({ process, added, ...attempt }) => ({ process: process.number, ...attempt, added: added.map(({ number }) => number) }))
     return `task ${number} of ${request === null ? 'the application' : `request ${request.index}`} in process ${process.number} (${state}): ` +
       JSON.stringify({ released, faulted, arrived, cancelAsked, cancelled, attempts: shown, program })
   }
@@ -388,7 +393,7 @@ export class DurableModel {
     }
     if (program.plain) this.#expectLine(task)
     this.#expectAlone(process, task)
-    const attempt: AttemptRecord = { process, number, begun: now, stopped: null, ended: null, result: null, told: null, lost: false }
+    const attempt: AttemptRecord = { process, number, begun: now, stopped: null, ended: null, result: null, told: null, lost: false, added: [] }
     attempts.push(attempt)
     const delivery = task.deliveries.find(delivery => delivery.process === process && delivery.attempt === null)
     if (delivery !== undefined) delivery.attempt = attempt
@@ -470,8 +475,25 @@ export class DurableModel {
   /** The store hears of the end of a delivery. */
   told ({ task, process, attempt }: DeliveryRecord, end: DeliveryEnd['state']): void {
     if (end === 'completed') process.completed++
-    if (attempt !== null) attempt.told = Date.now()
+    if (attempt !== null) {
+      attempt.told = Date.now()
+      this.#expectChain(attempt, end)
+    }
     if (end === 'cancelled' && attempt?.lost !== true) task.cancelled ??= Date.now()
+  }
+
+  #expectChain (attempt: AttemptRecord, end: DeliveryEnd['state']): void {
+    const { added, process, result } = attempt
+    const durable = added.filter(({ program }) => !program.plain)
+    if (end === 'completed') {
+      for (const task of durable) {
+        const isStored = task.arrived !== null || task.state === 'dropped' || task.state === 'cancelled'
+        this.expect(isStored, 'Chain: not stored, though what has added it is completed', task)
+      }
+    } else if (result === 'ok' && durable.length !== 0) {
+      this.expect(durable.some(({ faulted }) => faulted) || process.closeBegun !== 0 || attempt.stopped !== null, `Chain: ${end} without a fault`, ...durable)
+      attempt.result = 'error'
+    }
   }
 
   /** The store has given the task to another worker. */

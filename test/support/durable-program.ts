@@ -80,6 +80,8 @@ export interface TaskProgram {
   key: string | null
   /** Whether its handle is asked for the end of the task. */
   watched: boolean
+  /** What each attempt of a defined task adds at its begin, by `ctx.add`. `runOn` and `key` mean nothing there. */
+  next: TaskProgram[]
 }
 
 /**
@@ -102,9 +104,9 @@ function mostly<T> (usual: T, ...others: T[]): fc.Arbitrary<T> {
   return fc.oneof({ arbitrary: fc.constant(usual), weight: 3 * others.length }, ...others.map(value => fc.constant(value)))
 }
 
-const task: fc.Arbitrary<TaskProgram> = fc.record({
+const withoutNext = {
   plain: mostly(false, true),
-  runOn: mostly('success', 'failure', 'always', 'predicate: true', 'predicate: false'),
+  runOn: mostly<TaskProgram['runOn']>('success', 'failure', 'always', 'predicate: true', 'predicate: false'),
   ms: fc.constantFrom(0, 0, 20, 20, 450, 4_000),
   deaf: mostly(false, true),
   failures: fc.constantFrom(0, 0, 0, 1, 2, 9),
@@ -118,6 +120,12 @@ const task: fc.Arbitrary<TaskProgram> = fc.record({
   dedupe: fc.constantFrom(null, null, null, 'a', 'b'),
   key: fc.constantFrom(null, null, null, 'k'),
   watched: mostly(false, true)
+}
+/** Never the death of the process: what has added it would add it again, and so on. */
+const last: fc.Arbitrary<TaskProgram> = fc.record({ ...withoutNext, kills: fc.constant(0), next: fc.constant<TaskProgram[]>([]) })
+const task: fc.Arbitrary<TaskProgram> = fc.record({
+  ...withoutNext,
+  next: fc.oneof({ arbitrary: fc.constant<TaskProgram[]>([]), weight: 4 }, fc.array(last, { minLength: 1, maxLength: 2 }))
 })
 
 const process: fc.Arbitrary<ProcessProgram> = fc.record({ concurrency: fc.constantFrom(1, 1, 2, 5, 0), closeTimeout: fc.constantFrom(40, 1_900) })

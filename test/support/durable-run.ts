@@ -1,6 +1,6 @@
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { subscribe } from 'node:diagnostics_channel'
-import backgroundTasks, { defineTask, UnrecoverableError, type AppBackgroundTasks, type BackgroundTasks, type TaskDefinition, type TaskHandle, type TaskOptions } from '../../index'
+import backgroundTasks, { defineTask, UnrecoverableError, type AppBackgroundTasks, type BackgroundTasks, type TaskContext, type TaskDefinition, type TaskHandle, type TaskOptions } from '../../index'
 import type { Deliver, StoredTask, TaskBackend, TaskInfo, ThreadRoom } from '../../types/backend'
 import { DurableModel, ProcessRecord, RequestRecord, type AttemptRecord, type TaskRecord } from './durable-model'
 import { STORE_TIMEOUT, type CancelFault, type DeliveryFault, type DurableProgram, type Event, type ProcessProgram, type RequestProgram, type ScheduleProgram, type Step, type StoreFault, type TaskProgram } from './durable-program'
@@ -289,7 +289,7 @@ export class DurableRun {
     const process = new ProcessRecord(this.#processes.length, program) as Process
     const app = process.app = Fastify({ exposeHeadRoutes: false, logger: { level: 'error', stream: { write: () => {} } } }) as unknown as FastifyInstance
     const connection = process.connection = new Connection(this, process, this.#store.connect())
-    process.work = defineTask('work', ({ number }: { number: number }, { attempt, signal }) => this.#work(process, number, attempt, signal))
+    process.work = defineTask('work', ({ number }: { number: number }, ctx) => this.#work(process, number, ctx.attempt, ctx.signal, ctx))
     const tick = defineTask(TICK, async () => {})
     await app.register(backgroundTasks, {
       tasks: [process.work, tick],
@@ -372,17 +372,24 @@ export class DurableRun {
     if (process.state === 'dead') return never()
   }
 
-  #add (program: TaskProgram, process: Process, request: RequestRecord | null, door: Door): void {
+  #add (program: TaskProgram, process: Process, request: RequestRecord | null, door: Door): TaskRecord {
+    const { runOn, key } = program
+    return this.#addTo(door, program, process, request, {
+      runOn: runOn === 'predicate: true' ? () => true : runOn === 'predicate: false' ? () => false : runOn,
+      ...key !== null && { key }
+    })
+  }
+
+  #addTo (door: Pick<Door, 'add'>, program: TaskProgram, process: Process, request: RequestRecord | null, ofRequest: Pick<TaskOptions, 'runOn' | 'key'>): TaskRecord {
     const { model } = this
     const { task, isReplaced } = model.add(program, process, request)
-    const { runOn, attempts, backoff, exponential, delay, timeout, dedupe, key } = program
+    const { attempts, backoff, exponential, delay, timeout, dedupe } = program
     const options: Omit<TaskOptions, 'signal' | 'dedupe'> = {
-      runOn: runOn === 'predicate: true' ? () => true : runOn === 'predicate: false' ? () => false : runOn,
+      ...ofRequest,
       attempts,
       backoff: exponential ? { type: 'exponential', delay: backoff } : backoff,
       delay,
-      timeout,
-      ...key !== null && { key }
+      timeout
     }
     try {
       const handle = program.plain
@@ -393,6 +400,7 @@ export class DurableRun {
     } catch (error) {
       model.refused(task, error as Error)
     }
+    return task
   }
 
   /** Cancels a task, counted from the last one back. Not one of whose write nothing is known: it may still come. */
@@ -408,7 +416,7 @@ export class DurableRun {
     }, error => this.model.expect(faults !== 0 || task.process.isOver, `Cancel: ${error.stack}`, task))
   }
 
-  async #work (process: Process, number: number, attemptNumber: number, signal: AbortSignal): Promise<unknown> {
+  async #work (process: Process, number: number, attemptNumber: number, signal: AbortSignal, ctx: TaskContext | null = null): Promise<unknown> {
     if (process.state === 'dead') return never()
     const { model } = this
     const task = model.tasks[number] as TaskRecord
@@ -420,6 +428,7 @@ export class DurableRun {
         if (!program.deaf) resolve()
       }, { once: true })
     })
+    if (ctx !== null) attempt.added = program.next.map(next => this.#addTo(ctx as Pick<Door, 'add'>, next, process, null, {})).filter(({ refused }) => !refused)
     const kills = task.executions <= program.kills
     await (program.ms === 0 ? null : Promise.race([wait(kills ? program.ms / 2 : program.ms), stopped]))
     if (process.isOver) return never()
