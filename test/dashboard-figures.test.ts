@@ -3,6 +3,7 @@ import { defineTask } from '../index'
 import { dashboard } from '../lib/dashboard'
 import { aheadClock, detailsAt, listPage, openStream, OWN_PAGE, tasksAt } from './support/dashboard'
 import { begun, createApp, listen, settled, signal } from './support/server'
+import { until } from './support/until'
 
 /* The figures of the first screen are those of all tasks, and say what is the case. The clock is the test's. */
 
@@ -111,7 +112,7 @@ test('a task that has ended in this process can still be looked at by those who 
   t.teardown(() => { Date.now = now })
   Date.now = () => now() + 2_000
   t.match(await detailsAt(at, task!.id), { state: 'completed', result: '{\n  "sum": 5\n}', errors: [], here: true })
-  t.equal((await listPage(at, 'completed')).note, 'Completed tasks are kept by a backend only.')
+  t.equal((await listPage(at, 'completed')).note, 'This process keeps no completed tasks. A backend does: SQLite, Redis or PostgreSQL.')
 })
 
 test('of a request with very many tasks the first five thousand are looked at, and all are counted', async t => {
@@ -195,7 +196,7 @@ test('a hundred groups of failures are kept: with the oldest group go its tasks'
   t.equal(note, 'Of this process, the last 3 failed tasks are kept, and of 97 others the number.')
   const post = async (path: string) => (await fetch(`${at}/${path}`, { method: 'POST', headers: OWN_PAGE })).json()
   const group = told.failures.groups.find(({ name }) => name === 'fails 99')!
-  t.same(await post(`groups/${group.id}/run-again`), { done: 1, more: false }, 'that group, and no other')
+  t.same(await post(`groups/${group.id}/run-again`), { done: 1, next: null }, 'that group, and no other')
   await settled(app, { failed: 102 })
   t.same((await listPage(at, 'failed')).tasks.map(({ name }) => name), ['fails 98', 'fails 100', 'fails 99'])
 })
@@ -238,4 +239,98 @@ test('a list whose place is lost, because what stood there has ended, goes on fr
   }
   t.equal(parts, 4, 'one ends early, and the others are full')
   t.same(found, ['task 14', ...Array.from({ length: 10 }, (_, i) => `task ${140 + i}`), ...Array.from({ length: 100 }, (_, i) => `task ${1_400 + i}`)])
+})
+
+test('the last page of failures has no next one, although more have failed', async t => {
+  const { app } = await createApp(t)
+  await app.register(dashboard, { prefix: '/tasks', failures: 50 })
+  const { url } = await listen(app)
+  for (let i = 0; i < 120; i++) app.backgroundTasks.add({ name: 'fails' }, () => { throw new Error('x') })
+  await settled(app, { failed: 120 })
+  t.match(await listPage(`${url}/tasks`, 'failed'), { tasks: { length: 50 }, next: null })
+})
+
+test('of many names of waiting tasks all are counted', async t => {
+  const end = signal()
+  const { app } = await createApp(t, { concurrency: 1, closeTimeout: 100 })
+  t.teardown(() => end.resolve())
+  await app.register(dashboard, { prefix: '/tasks' })
+  const { url } = await listen(app)
+  app.backgroundTasks.add(() => end.promise)
+  for (let i = 0; i < 99; i++) app.backgroundTasks.add({ name: `task ${i}` }, () => {})
+  const viewer = await openStream(t, `${url}/tasks/events`)
+  t.match((await viewer.until(({ waiting }) => waiting.of === 99)).waiting, { groups: { length: 50 }, more: 49 })
+})
+
+test('what runs again keeps its dedupe id', async t => {
+  const end = signal()
+  let isBroken = true
+  const task = defineTask('task', async () => {
+    if (isBroken) throw new Error('x')
+    await end.promise
+  })
+  const { app } = await createApp(t, { tasks: [task], closeTimeout: 100 })
+  t.teardown(() => end.resolve())
+  await app.register(dashboard, { prefix: '/tasks' })
+  const { url } = await listen(app)
+  const { id } = app.backgroundTasks.add({ dedupe: 'one' }, task)
+  await settled(app, { failed: 1 })
+  const runAgain = async () => (await fetch(`${url}/tasks/tasks/${id}/run-again`, { method: 'POST', headers: OWN_PAGE })).json()
+  isBroken = false
+  app.backgroundTasks.add({ dedupe: 'one' }, task)
+  t.same(await runAgain(), { done: false }, 'not beside another one with its id')
+  t.match(await listPage(`${url}/tasks`, 'failed'), { tasks: [{ id }] })
+  end.resolve()
+  await settled(app, { completed: 1, dropped: 1, failed: 1 })
+  t.match(await runAgain(), { done: true })
+})
+
+test('the page of a task says what is known: when its last attempt began, its whole progress, whether anything can end it', async t => {
+  const { later } = aheadClock(t)
+  const end = signal()
+  const files = Array.from({ length: 40 }, (_, i) => `folder/file-${i}.png`)
+  const copy = defineTask('copy', async (_payload: undefined, ctx) => {
+    ctx.progress({ files })
+    await end.promise
+  })
+  const { app } = await createApp(t, { tasks: [copy], closeTimeout: 100 })
+  t.teardown(() => end.resolve())
+  await app.register(dashboard, { prefix: '/tasks' })
+  const { url } = await listen(app)
+  const at = `${url}/tasks`
+  const fail = signal()
+  const [copies, hangs, listens, fails] = [
+    app.backgroundTasks.add(copy),
+    app.backgroundTasks.add(async () => { await end.promise }),
+    app.backgroundTasks.add({ signal: true }, async _signal => { await end.promise }),
+    app.backgroundTasks.add(async () => {
+      await fail.promise
+      throw new Error('x')
+    })
+  ]
+  await settled(app, { running: 4 })
+  t.equal((await detailsAt(at, copies.id)).progress!.text, JSON.stringify({ files }, null, 2))
+  t.equal((await listPage(at, 'running')).tasks.find(({ id }) => id === copies.id)!.progress!.text.length, 200, 'cut off in a list')
+  t.match(await detailsAt(at, hangs.id), { cancellable: false, why: 'It has no timeout and no signal: nothing ends it but itself.' })
+  t.match(await detailsAt(at, listens.id), { cancellable: true, why: 'It has no timeout.' })
+  const begun = (await detailsAt(at, fails.id)).started!
+  later(5_000)
+  fail.resolve()
+  await settled(app, { running: 3, failed: 1 })
+  const { started, ended } = await detailsAt(at, fails.id)
+  t.equal(started, begun)
+  t.ok(ended! - started! >= 5_000)
+})
+
+test('a delay does not count as waiting', async t => {
+  const end = signal()
+  const { app } = await createApp(t, { concurrency: 1, closeTimeout: 100 })
+  t.teardown(() => end.resolve())
+  await app.register(dashboard, { prefix: '/tasks' })
+  const { url } = await listen(app)
+  app.backgroundTasks.add(() => end.promise)
+  const added = Date.now()
+  const { id } = app.backgroundTasks.add({ delay: 300 }, () => {})
+  await until('it is due', async () => (await detailsAt(`${url}/tasks`, id)).state === 'waiting')
+  t.ok((await detailsAt(`${url}/tasks`, id)).since! >= added + 300)
 })

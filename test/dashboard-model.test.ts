@@ -30,7 +30,7 @@ function overview (more: Partial<Overview> = {}): Overview {
     oldest: null,
     retrying: { count: 0, next: null },
     longest: [],
-    waiting: { groups: [], of: 0 },
+    waiting: { groups: [], of: 0, more: 0 },
     failures: { groups: [], of: 0, more: 0 },
     schedules: 0,
     seconds: [],
@@ -64,13 +64,15 @@ test('what waits too long: the figure is that of all that wait, and not of those
   t.same(sentence({ places: { limit: 1, taken: 1, queued: 1 }, totals: { running: 1, waiting: 1, later: 0, failed: 0 } }), ['warn', 'Nothing is stuck: 1 task runs, 1 waits.', 'The only place of this process is taken, so 1 task waits.'])
 })
 
+const STUCK = 'A task is called stuck after 30 s without progress.'
+
 test('what is stuck', async t => {
   const first = taskView({ silentSince: NOW - 60_000, why: 'It has no timeout.', behind: 1, requestId: 'req-1' })
-  t.same(sentence({ stuck: { count: 1, first } }), ['bad', '1 task is stuck: “send” has been running for 1 min 0 s.', 'It has no timeout. 1 task of request req-1 waits for it.'])
-  t.same(sentence({ stuck: { count: 2, first: { ...first, behind: 2, requestId: null } } }), ['bad', '2 tasks are stuck: “send” has been running for 1 min 0 s.', 'It has no timeout. 2 tasks of its request wait for it.'])
+  t.same(sentence({ stuck: { count: 1, first } }), ['bad', '1 task is stuck: “send” has been running for 1 min 0 s.', `It has no timeout. 1 task of request req-1 waits for it. ${STUCK}`])
+  t.same(sentence({ stuck: { count: 2, first: { ...first, behind: 2, requestId: null } } }), ['bad', '2 tasks are stuck. The first is “send”: it has been running for 1 min 0 s.', `It has no timeout. 2 tasks of its request wait for it. ${STUCK}`])
   t.equal(sentence({ stuck: { count: 1, first: { ...first, since: NOW - 600_000 } } })[1], '1 task is stuck: “send” has been running for 10 min 0 s, and its progress has stood still for 1 min 0 s.')
   t.equal(sentence({ stuck: { count: 1, first: { ...first, since: null } } })[1], '1 task is stuck: “send” has been running for 1 min 0 s.')
-  t.equal(sentence({ stuck: { count: 100, first }, backend: backend({ counts: { ...counts, running: 400 } }) })[1], 'At least 100 tasks are stuck: “send” has been running for 1 min 0 s.')
+  t.equal(sentence({ stuck: { count: 100, first }, backend: backend({ counts: { ...counts, running: 400 } }) })[1], 'At least 100 tasks are stuck. The first is “send”: it has been running for 1 min 0 s.')
 })
 
 test('what is tried again, what has failed, a process that is paused, a backend that is away', async t => {
@@ -84,7 +86,7 @@ test('what is tried again, what has failed, a process that is paused, a backend 
   t.match(sentence({ retrying: { count: 100, next: { ...next, due: null } }, backend: backend({ counts: { ...counts, later: 500 } }) })[2], /^At least 100 tasks have failed/)
   t.same(sentence({ worker: { paused: true, pausable: true }, backend: backend() }), ['warn', 'Nothing is stuck: 0 tasks run, 0 wait.', 'This process is paused: it takes no tasks of SQLite.'])
   t.same(sentence({ backend: backend({ error: 'disk full' }) }), ['bad', 'SQLite does not answer: which tasks it has cannot be seen.', 'It says: disk full.'])
-  t.same(sentence({ backend: backend({ error: 'disk full' }), stuck: { count: 1, first: taskView({ silentSince: NOW - 60_000 }) } })[2], 'It says: disk full. 1 task is stuck: “send” has been running for 1 min 0 s.')
+  t.same(sentence({ backend: backend({ error: 'disk full' }), stuck: { count: 1, first: taskView({ silentSince: NOW - 60_000 }) } })[2], `It says: disk full. 1 task is stuck: “send” has been running for 1 min 0 s. ${STUCK}`)
 })
 
 test('figures and times', async t => {

@@ -22,6 +22,21 @@ test('add without its collector', async t => {
   t.equal((await app.inject('/')).statusCode, 200)
 })
 
+test('another method without its collector', async t => {
+  const { app } = await createApp(t)
+  const { idle, stats } = app.backgroundTasks
+  for (const method of [idle, stats]) t.throws(() => method(), { code: 'FST_BGT_UNBOUND' })
+  const { flush, find, schedules, runSchedule } = app.backgroundTasks
+  for (const method of [flush, find, schedules, runSchedule] as Array<(id: string) => Promise<unknown>>) await t.rejects(async () => method('x'), { code: 'FST_BGT_UNBOUND' })
+  app.get('/', async request => {
+    const { flush, release } = request.backgroundTasks
+    await t.rejects(flush(), { code: 'FST_BGT_UNBOUND' })
+    t.throws(() => release(), { code: 'FST_BGT_UNBOUND' })
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+})
+
 test('options that do not fit the kind of task', async t => {
   const { app } = await createApp(t, { tasks: [task] })
   t.throws(() => app.backgroundTasks.add({ dedupe: 'x' } as never, () => {}), {

@@ -85,10 +85,12 @@ export class AppTasks implements AppBackgroundTasks {
   }
 
   async flush (): Promise<void> {
+    assertBound(this)
     await Promise.all(this.#storing.values())
   }
 
   idle (): Promise<void> {
+    assertBound(this)
     return new Promise((resolve, reject) => {
       this.#parts.engine.ledger.whenLasting(() => this.#unanswered() !== null, () => {
         const unanswered = this.#unanswered() as number
@@ -112,10 +114,12 @@ export class AppTasks implements AppBackgroundTasks {
   }
 
   stats (): Stats {
+    assertBound(this)
     return this.#parts.engine.ledger.stats()
   }
 
   async find (id: string): Promise<TaskInfo | null> {
+    assertBound(this)
     const { engine, handOver } = this.#parts
     const info = engine.ledger.index.find(id)
     if (handOver === null) return info
@@ -125,10 +129,12 @@ export class AppTasks implements AppBackgroundTasks {
   }
 
   schedules (): Promise<ScheduleInfo[]> {
+    assertBound(this)
     return this.#parts.schedules.states()
   }
 
   runSchedule (id: string): Promise<TaskHandle | null> {
+    assertBound(this)
     return this.#parts.schedules.run(id)
   }
 

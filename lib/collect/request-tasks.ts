@@ -100,6 +100,7 @@ export class RequestTasks extends Line implements BackgroundTasks, ExchangeListe
   }
 
   async flush (): Promise<void> {
+    assertBound(this)
     await this.durable?.flush()
   }
 
@@ -117,6 +118,7 @@ export class RequestTasks extends Line implements BackgroundTasks, ExchangeListe
   }
 
   release (): void {
+    assertBound(this)
     if (this.outcome !== null || this.released) return
     this.released = true
     this.#joinCollected()

@@ -4,10 +4,14 @@ import { groupOf, lineOf } from './groups'
 import { TASKS_PER_READ, type Listing } from './listing'
 import type { Lists } from './lists'
 import type { Monitor } from './monitor'
-import type { ActionResult, GroupResult } from './protocol'
+import type { ActionResult, GroupCursor, GroupResult } from './protocol'
 
 /** Failed tasks of the backend that one action on a group reads at most. The page repeats the action. */
 const MAX_READ = 2_000
+
+function firstCursor (): GroupCursor {
+  return { before: Date.now(), offset: 0 }
+}
 
 /** The actions of the page, on tasks of this process and of the backend. Made at registration. */
 export class Actions {
@@ -35,9 +39,9 @@ export class Actions {
     const failure = this.#monitor.failures.get(id)
     if (failure !== undefined && !failure.delivered) {
       if (!failure.whole) return { done: false }
-      const next = this.#monitor.runAgain(failure)
+      const id = this.#monitor.runAgain(failure)
       this.#lists.forget()
-      return { done: true, id: next }
+      return id === null ? { done: false } : { done: true, id }
     }
     const done = await this.#parts.store?.retry(id) ?? false
     if (done) this.#monitor.forget(id)
@@ -57,50 +61,48 @@ export class Actions {
     return { done }
   }
 
-  /** Runs the failed tasks of a group again, as far as they can be. */
-  async runGroupAgain (group: string): Promise<GroupResult> {
+  /**
+   * Runs the failed tasks of a group again, as far as they can be.
+   * @param from where the last call ended; `null` for the first one
+   */
+  async runGroupAgain (group: string, from: GroupCursor | null): Promise<GroupResult> {
+    const begun = from ?? firstCursor()
     let done = 0
-    for (const failure of [...this.#monitor.failures.values()]) {
-      if (failure.group !== group) continue
+    for (const { id } of from === null ? [...this.#monitor.failures.values()].filter(failure => failure.group === group) : []) {
       // A delivery is kept here if the backend gives no lists; the backend runs it again.
-      if (failure.delivered ? (await this.runAgain(failure.id)).done : failure.whole) done++
-      if (!failure.delivered && failure.whole) this.#monitor.runAgain(failure)
+      if ((await this.runAgain(id)).done) done++
     }
-    return this.#eachStored(group, done, id => this.#parts.store!.retry(id))
+    return this.#eachStored(group, begun, done, id => this.#parts.store!.retry(id))
   }
 
   /** Removes the failed tasks of a group from the page and from the backend. */
-  dismissGroup (group: string): Promise<GroupResult> {
-    return this.#eachStored(group, this.#monitor.forgetGroup(group), id => this.#parts.store!.remove(id))
+  dismissGroup (group: string, from: GroupCursor | null): Promise<GroupResult> {
+    const begun = from ?? firstCursor()
+    return this.#eachStored(group, begun, from === null ? this.#monitor.forgetGroup(group) : 0, id => this.#parts.store!.remove(id))
   }
 
-  /** Acts on the failed tasks of a group in the backend, the newest first. */
-  async #eachStored (group: string, before: number, action: (id: string) => Promise<boolean>): Promise<GroupResult> {
+  /** Acts on failed tasks of a group in the backend, the oldest first. */
+  async #eachStored (group: string, { before, offset }: GroupCursor, doneHere: number, action: (id: string) => Promise<boolean>): Promise<GroupResult> {
     let done = 0
-    let more = false
+    let isEnd = true
     if (this.#listing !== null) {
       const store = this.#parts.store!
-      // A task that runs again or is removed leaves the list, and the following ones move up.
-      let offset = 0
-      for (let looked = 0; ;) {
-        const tasks = store.can.page ? await store.page('failed', offset, TASKS_PER_READ, true) : this.#listing.list?.tasks ?? []
-        if (tasks.length === 0) break
-        const wanted = tasks.filter(({ state, label, error }) => state === 'failed' && groupOf(label, lineOf(error)).id === group)
+      for (let looked = 0; looked < MAX_READ; await nextTurn()) {
+        const tasks = store.can.page ? await store.page('failed', offset, TASKS_PER_READ, false) : this.#listing.list?.tasks ?? []
+        const earlier = tasks.filter(({ since }) => since === null || since <= before)
+        const wanted = earlier.filter(({ state, label, error }) => state === 'failed' && groupOf(label, lineOf(error)).id === group)
         const acted = (await Promise.all(wanted.map(({ id }) => action(id)))).filter(Boolean).length
         done += acted
+        // A task that runs again or is removed leaves the list, and the following ones move up.
         offset += tasks.length - acted
         looked += tasks.length
-        if (!store.can.page) break
-        if (looked >= MAX_READ) {
-          more = true
-          break
-        }
-        await nextTurn()
+        isEnd = !store.can.page || earlier.length === 0 || earlier.length < tasks.length
+        if (isEnd) break
       }
       if (done !== 0) this.#listing.forgetGroup(group, done)
     }
     this.#lists.forget()
-    return { done: before + done, more: more && done !== 0 }
+    return { done: doneHere + done, next: isEnd ? null : { before, offset } }
   }
 
   /** Adds a run of a schedule now; not while the last one has not settled, unless its runs may overlap. */

@@ -16,7 +16,7 @@ import { assertOwnPage } from './own-page'
 import { partsFrom } from './parts'
 import { scheduleViews } from './schedules'
 import { assertThisMachine } from './this-machine'
-import type { ListName } from './protocol'
+import type { GroupCursor, ListName } from './protocol'
 import { Viewers } from './viewers'
 
 /** The options of the dashboard. */
@@ -115,8 +115,8 @@ async function backgroundTasksDashboard (fastify: FastifyInstance, opts: Dashboa
   fastify.post<Named>('/tasks/:id/cancel', guarded, async request => actions.cancel(request.params.id))
   fastify.post<Named>('/tasks/:id/run-again', guarded, async request => actions.runAgain(request.params.id))
   fastify.post<Named>('/tasks/:id/dismiss', guarded, async request => actions.dismiss(request.params.id))
-  fastify.post<Named>('/groups/:id/run-again', guarded, async request => actions.runGroupAgain(request.params.id))
-  fastify.post<Named>('/groups/:id/dismiss', guarded, async request => actions.dismissGroup(request.params.id))
+  fastify.post<NamedGroup>('/groups/:id/run-again', guarded, async request => actions.runGroupAgain(request.params.id, cursorOf(request.query)))
+  fastify.post<NamedGroup>('/groups/:id/dismiss', guarded, async request => actions.dismissGroup(request.params.id, cursorOf(request.query)))
   fastify.get('/schedules', guarded, async () => ({ schedules: await scheduleViews(parts.app) }))
   fastify.post<Named>('/schedules/:id/run', guarded, async request => actions.runSchedule(request.params.id))
   fastify.post('/worker/pause', guarded, async () => actions.pause())
@@ -139,6 +139,16 @@ async function backgroundTasksDashboard (fastify: FastifyInstance, opts: Dashboa
 
 interface Named {
   Params: { id: string }
+}
+
+interface NamedGroup extends Named {
+  Querystring: Partial<Record<keyof GroupCursor, string | string[]>>
+}
+
+/** Where an action on a group goes on; `null` for its first call. */
+function cursorOf ({ before, offset }: NamedGroup['Querystring']): GroupCursor | null {
+  const [time, passed] = [Number(before), Number(offset)]
+  return Number.isSafeInteger(time) && Number.isSafeInteger(passed) && passed >= 0 ? { before: time, offset: passed } : null
 }
 
 type QueryParameters = Partial<Record<'offset' | 'order' | 'search' | 'group', string | string[]>>

@@ -15,7 +15,7 @@ export interface Query {
   /** The number of tasks of the list before this page. */
   offset: number
   newestFirst: boolean
-  /** A part of a name or of a request's id, a whole name in double quotes, or a whole task id; empty for all tasks. */
+  /** A part of a name or of a request's id, the whole of one in double quotes, or a whole task id; empty for all tasks. */
   search: string
   /** The id of a group of failures; empty for all tasks. */
   group: string
@@ -72,7 +72,7 @@ class PageOfTasks {
 
 function matcherOf (search: string): (view: TaskView) => boolean {
   const [, whole] = /^"(.+)"$/s.exec(search) ?? []
-  if (whole !== undefined) return ({ name }) => name === whole
+  if (whole !== undefined) return ({ name, requestId }) => name === whole || requestId === whole
   const part = search.toLowerCase()
   return ({ name, requestId }) => name.toLowerCase().includes(part) || (requestId !== null && requestId.toLowerCase().includes(part))
 }
@@ -137,9 +137,11 @@ export class Lists {
       if (this.#parts.store!.can.page) await this.#stored(query, part)
       else note = `${note} ${this.#listedOnly(query, part)}`.trim()
     } else if (query.list === 'completed' && this.#listing === null) {
-      note = 'Completed tasks are kept by a backend only.'
+      note = 'This process keeps no completed tasks. A backend does: SQLite, Redis or PostgreSQL.'
     }
-    return { tasks: part.tasks, next: part.isFull || part.isCut ? part.passed : null, looked: part.looked, note }
+    // Of the others only the number is known.
+    const isEnd = query.list === 'failed' && this.#listing === null && part.passed === failures.size
+    return { tasks: part.tasks, next: !isEnd && (part.isFull || part.isCut) ? part.passed : null, looked: part.looked, note }
   }
 
   async #byId (id: string): Promise<TaskPage> {
@@ -214,7 +216,9 @@ export class Lists {
         if (part.isFull) return
         // Count holes too: a task may have left the list meanwhile.
         part.passed = own + offset + index
-        part.take(() => this.#listed(task, here))
+        // BullMQ has what was cancelled while it ran among the failed ones.
+        if (LIST_OF[task.state] !== query.list) part.passed++
+        else part.take(() => this.#listed(task, here))
       }
       if (part.isFull) return
       offset += TASKS_PER_READ

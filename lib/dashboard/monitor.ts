@@ -38,6 +38,8 @@ export interface Failure {
   readonly name: string
   readonly requestId: string | null
   readonly at: number
+  /** The begin of the last attempt, in ms of `Date.now()`; `null` if the task failed without one. */
+  readonly started: number | null
   readonly attempt: number
   /** The errors of the attempts, the last one last. */
   readonly errors: readonly NotedError[]
@@ -155,11 +157,12 @@ export class Monitor implements Observer {
     const args = task.args as unknown[]
     const whole = spec === null || spec.definition === null || !(args[0] instanceof Snapshot && args[0].moved)
     const at = Date.now()
+    const started = task.status === RUNNING ? Monitor.sinceOf(task) : null
     const group = groupOf(name, lineOf(error))
     const errors = [...this.errorsOf(task), { at, error }]
     // A delivery that fails again is the newest failure again.
     this.forget(id)
-    this.#failures.set(id, { id, name, requestId: origin.requestId, at, attempt, errors, group: group.id, delivered, whole, fn, args, spec })
+    this.#failures.set(id, { id, name, requestId: origin.requestId, at, started, attempt, errors, group: group.id, delivered, whole, fn, args, spec })
     if (this.#failures.size > this.#limit) this.#failures.delete(this.#failures.keys().next().value as string)
     this.#count(group, at)
   }
@@ -207,21 +210,22 @@ export class Monitor implements Observer {
   }
 
   /**
-   * Adds a failed task to the application again, with its arguments and options.
-   * @returns the new task's id
+   * Adds a failed task to the application again, with its arguments and options, but for a delay.
+   * @returns the new task's id; `null` if another task has its dedupe id
    * @throws what `add` throws
    */
-  runAgain (failure: Failure): string {
+  runAgain (failure: Failure): string | null {
     const { fn, args, spec } = failure
     const app = this.#parts.engine.app as Pick<Add, 'add'> & { add (...args: unknown[]): TaskHandle }
     let task
     if (spec === null) task = app.add(fn, ...args)
     else {
-      const { name, timeout, attempts, backoff, signal, definition } = spec
+      const { name, timeout, attempts, backoff, signal, dedupe, definition } = spec
       const options = { name: name ?? undefined, timeout, attempts, backoff: backoff ?? undefined }
       if (definition === null) task = app.add({ ...options, signal }, fn, ...args)
-      else task = app.add(options, fn, parsePayload(args[0] as KeptPayload))
+      else task = app.add({ ...options, dedupe: dedupe ?? undefined, delay: 0 }, fn, parsePayload(args[0] as KeptPayload))
     }
+    if (task.state === 'dropped') return null
     this.forget(failure.id)
     return task.id
   }

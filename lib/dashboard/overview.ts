@@ -232,7 +232,7 @@ export class OverviewSource {
     const scan = this.#listing?.waiting
     for (const [name, count] of scan?.result ?? []) all.set(name, (all.get(name) ?? 0) + count)
     const groups: NameCount[] = Array.from(all, ([name, count]) => ({ name, count })).sort((a, b) => b.count - a.count)
-    return { groups: groups.slice(0, SHOWN_GROUPS), of: of + (scan?.of ?? 0) }
+    return { groups: groups.slice(0, SHOWN_GROUPS), of: of + (scan?.of ?? 0), more: Math.max(groups.length - SHOWN_GROUPS, 0) }
   }
 
   #failures (): Overview['failures'] {

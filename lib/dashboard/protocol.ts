@@ -131,8 +131,8 @@ export interface Overview {
   retrying: { count: number, next: TaskView | null }
   /** Some running tasks, the longest running first. */
   longest: TaskView[]
-  /** Waiting tasks by name, of the `of` tasks that wait longest. */
-  waiting: { groups: NameCount[], of: number }
+  /** Waiting tasks by name, of the `of` tasks that wait longest. `more` names are left out. */
+  waiting: { groups: NameCount[], of: number, more: number }
   /** Failed tasks by group, the newest first, of the newest `of` tasks. `more` groups are left out. */
   failures: { groups: FailureGroup[], of: number, more: number }
   /** The number of schedules of the application. */
@@ -181,6 +181,14 @@ export interface ActionResult {
 /** The outcome of an action on a group. */
 export interface GroupResult {
   done: number
-  /** Whether tasks of the group may be left. */
-  more: boolean
+  /** Where the next call goes on; `null` if nothing is left. */
+  next: GroupCursor | null
+}
+
+/** A place among the failed tasks of a backend. */
+export interface GroupCursor {
+  /** The time of the first call, in ms of `Date.now()`. What fails later is not acted on: a task that was run again may fail again. */
+  before: number
+  /** Tasks that were passed over, the oldest first. */
+  offset: number
 }

@@ -32,7 +32,7 @@ export function taskView (task: Task, line: Line, parts: Parts, monitor: Monitor
     name: nameOf(task),
     requestId: requestIdOf(line),
     state,
-    since: Monitor.sinceOf(task),
+    since: state === 'waiting' ? Monitor.queuedSince(task) : Monitor.sinceOf(task),
     due: state === 'delayed' || state === 'retrying' ? task.extra.due : null,
     attempt: task.attempts,
     attempts: spec?.attempts ?? 1,
@@ -42,7 +42,7 @@ export function taskView (task: Task, line: Line, parts: Parts, monitor: Monitor
     behind: state === 'running' ? line.unsettled - 1 : 0,
     stored: line.delivery !== null,
     here: true,
-    cancellable: state !== 'running' || (spec !== null && (spec.signal || spec.definition !== null)),
+    cancellable: state !== 'running' || listens(task),
     again: false,
     error: error === undefined ? null : firstLine(lineOf(error.error))
   }
@@ -114,17 +114,18 @@ export function failureView (failure: Failure, again: boolean): TaskView {
 export function liveDetails (task: Task, line: Line, parts: Parts, monitor: Monitor, payload: string | null): TaskDetails {
   const view = taskView(task, line, parts, monitor)
   const started = view.state === 'running' ? view.since : null
-  return { ...view, folder: FOLDER, added: null, started, ended: null, errors: monitor.errorsOf(task).map(errorView), ...(payload !== null && { payload }) }
+  return { ...view, progress: wholeProgress(task.extra.progress), folder: FOLDER, added: null, started, ended: null, errors: monitor.errorsOf(task).map(errorView), ...(payload !== null && { payload }) }
 }
 
 export function failureDetails (failure: Failure, again: boolean, payload: string | null): TaskDetails {
-  return { ...failureView(failure, again), folder: FOLDER, added: null, started: null, ended: failure.at, errors: failure.errors.map(errorView), ...(payload !== null && { payload }) }
+  return { ...failureView(failure, again), folder: FOLDER, added: null, started: failure.started, ended: failure.at, errors: failure.errors.map(errorView), ...(payload !== null && { payload }) }
 }
 
 export function recordDetails (record: TaskRecord, again: boolean, withPayload: boolean): TaskDetails {
   const { added, started, ended, errors, result, payload, state } = record
   return {
     ...listedView(record, again),
+    progress: wholeProgress(record.progress),
     folder: FOLDER,
     added,
     started,
@@ -146,9 +147,9 @@ export function endedDetails (info: { id: string, name: string, state: string, a
     due: null,
     attempt: attempts,
     attempts,
-    progress: progressView(progress),
+    progress: wholeProgress(progress),
     silentSince: null,
-    why: '',
+    why: 'Of a task that has ended in this process, its times, its payload and its request are not kept.',
     behind: 0,
     stored: false,
     here: true,
@@ -186,6 +187,11 @@ export const LIST_OF: Record<ViewState, ListName | null> = {
   dropped: null
 }
 
+/** Whether the function of a task can be told to stop. */
+function listens ({ spec }: Task): boolean {
+  return spec !== null && (spec.signal || spec.definition !== null)
+}
+
 export function nameOf (task: Task): string {
   return clipName(task.name)
 }
@@ -199,7 +205,8 @@ function whyOf (task: Task, state: ViewState, line: Line, { ledger, settings, ha
   switch (state) {
     case 'running': {
       const timeout = task.spec?.timeout ?? 0
-      return timeout === 0 ? 'It has no timeout: nothing ends it but itself.' : `Its timeout ends it ${timeout < 120_000 ? `${timeout / 1_000} s` : `${Math.round(timeout / 60_000)} min`} after its attempt began.`
+      if (timeout === 0) return listens(task) ? 'It has no timeout.' : 'It has no timeout and no signal: nothing ends it but itself.'
+      return `Its timeout ends it ${timeout < 120_000 ? `${timeout / 1_000} s` : `${Math.round(timeout / 60_000)} min`} after its attempt began.`
     }
     case 'collecting': return 'Its request has not been answered yet.'
     case 'delayed': return 'It was added with a delay.'
@@ -217,6 +224,11 @@ function whyOf (task: Task, state: ViewState, line: Line, { ledger, settings, ha
 export function progressView (value: unknown): ProgressView | null {
   if (value === undefined) return null
   return { percent: percentOf(value), text: shownJson(value, MAX_TEXT_CHARS) }
+}
+
+/** As in the details of a task. */
+function wholeProgress (value: unknown): ProgressView | null {
+  return value === undefined ? null : { percent: percentOf(value), text: shownJson(value, MAX_PAYLOAD_CHARS, 2) }
 }
 
 function percentOf (value: unknown): number | null {
@@ -238,10 +250,11 @@ function membersOf (value: object): unknown[] {
 
 /** A task's payload or arguments as text. */
 export function payloadOf (spec: Task['spec'], args: readonly unknown[]): string {
+  // What a function gets may be a request, or know how it is to be shown.
   if (spec === null || spec.definition === null) return shown(args, MAX_PAYLOAD_CHARS)
   const [payload] = args
   // The payload of a defined task is JSON already, or a clone for its thread.
-  return payload instanceof Snapshot ? shown(payload.value, MAX_PAYLOAD_CHARS) : formatted(String(payload ?? ''))
+  return payload instanceof Snapshot ? shownJson(payload.value, MAX_PAYLOAD_CHARS, 2) : formatted(String(payload ?? ''))
 }
 
 /** JSON with line breaks, unless it is too long. */
@@ -259,9 +272,8 @@ function shownResult (result: unknown): string {
   return result === undefined ? '' : shownJson(result, MAX_PAYLOAD_CHARS, 2)
 }
 
-/** An object as JSON, if it is nothing else and not longer than `length`; any other value as `shown` has it. */
+/** A value as JSON, if it is nothing else and not longer than `length`; any other value as `shown` has it. */
 function shownJson (value: unknown, length: number, indent = 0): string {
-  if (typeof value !== 'object') return shown(value, length)
   let room = length
   const take = (_name: string, member: unknown): unknown => {
     room -= typeof member === 'string' ? member.length : 1

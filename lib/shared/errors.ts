@@ -8,7 +8,7 @@ export const FST_BGT_INVALID_TASK = createError(
   TypeError
 )
 
-/** `add` or `addInTransaction` was called without its collector. */
+/** A method was called without its collector. */
 export const FST_BGT_UNBOUND = createError(
   'FST_BGT_UNBOUND',
   "A method was called without its collector: write 'tasks.add(…)', not 'const { add } = tasks'",

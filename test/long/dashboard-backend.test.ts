@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { test, type Test } from 'tap'
 import { defineTask, type BackgroundTasksOptions } from '../../index'
 import { dashboard, type DashboardOptions } from '../../lib/dashboard'
+import type { GroupCursor } from '../../lib/dashboard/protocol'
 import type { ListedTask, ListName as StoredList, TaskList, TaskRecord } from '../../types/backend'
 import { aheadClock, detailsAt, listPage, openStream, OWN_PAGE } from '../support/dashboard'
 import { createApp, listen, settled, signal } from '../support/server'
@@ -69,7 +70,7 @@ async function serve (t: Test, options: BackgroundTasksOptions, dashboardOptions
   const at = `${url}/tasks`
   const post = async (path: string) => {
     const response = await fetch(`${at}/${path}`, { method: 'POST', headers: OWN_PAGE })
-    return { status: response.status, body: await response.json() as { done?: boolean | number, more?: boolean, message?: string } }
+    return { status: response.status, body: await response.json() as { done?: boolean | number, next?: GroupCursor | null, message?: string } }
   }
   return { app, url, at, post, stream: () => openStream(t, `${at}/events`) }
 }
@@ -86,7 +87,7 @@ test('figures are those of the store, however many tasks are shown; what it has 
   const told = await viewer.until(({ failures, waiting }) => failures.of !== 0 && waiting.of !== 0)
   t.same(told.totals, { running: 1, waiting: 499, later: 2, failed: 150 })
   t.same(told.backend, { name: 'stub', counts: { ...told.totals, completed: 0 }, error: null, pages: true })
-  t.same(told.waiting, { groups: [{ name: 'even', count: 250 }, { name: 'odd', count: 249 }], of: 499 })
+  t.same(told.waiting, { groups: [{ name: 'even', count: 250 }, { name: 'odd', count: 249 }], of: 499, more: 0 })
   t.match(told.failures, { of: 150, more: 0, groups: [{ name: 'fails', error: 'Error: shard 1149 is read-only', count: 150, again: 150, dismissible: true, last: 1_149_000 }] })
   t.equal(told.failures.groups.length, 1)
   t.match(told.oldest, { id: idOf(100), why: 'It waits for a worker.' })
@@ -114,6 +115,8 @@ test('a list is read in parts, in either order, and searched by name, request an
   t.same(await waiting('"Mail"'), ['Mail', 'Mail'], 'in double quotes: the whole name')
   t.same(await waiting('"""'), ['"'])
   t.same(await waiting('""'), ['""'], 'no name in the quotes')
+  t.same((await listPage(at, 'completed', { search: '"req-needle"' })).tasks.map(({ id }) => id), [idOf(8)], 'or the whole id of a request')
+  t.same((await listPage(at, 'completed', { search: '"req-needl"' })).tasks, [])
   t.match(await listPage(at, 'waiting', { search: idOf(3).toUpperCase() }), { tasks: [{ id: idOf(3), state: 'completed' }], next: null })
   t.match(await listPage(at, 'waiting', { search: idOf(999) }), { tasks: [], note: 'No task with this id is known here.' })
   t.match(await detailsAt(at, idOf(3)), { state: 'completed', result: '{\n  "sum": 5\n}', errors: [] })
@@ -145,14 +148,17 @@ test('a group of failures is run again, or dismissed, whole; cancelled tasks are
   t.equal(totals.failed, 2_300)
   t.same(failures.groups.map(({ name, count }) => [name, count]).sort(), [['even', 999], ['odd', 1_000]])
   const [even, odd] = ['even', 'odd'].map(name => failures.groups.find(group => group.name === name)!.id)
+  t.equal((await listPage(at, 'failed', { order: 'newest' })).tasks[0]!.id, idOf(2_299), 'what was cancelled is in no list')
   const page = await listPage(at, 'failed', { group: even!, order: 'newest' })
   t.ok(page.tasks.length === 50 && page.tasks.every(({ name }) => name === 'even'))
-  t.same((await post(`groups/${even}/run-again`)).body, { done: 999, more: true })
-  t.same((await post(`groups/${even}/run-again`)).body, { done: 151, more: false })
+  const first = (await post(`groups/${even}/run-again`)).body
+  t.match(first, { done: 1_000, next: { offset: 1_000 } }, 'the oldest two thousand are looked at')
+  t.same((await post(`groups/${even}/run-again?before=${first.next!.before}&offset=${first.next!.offset}`)).body, { done: 150, next: null })
   t.equal(backend.retried.length, 1_150)
-  t.same((await post(`groups/${odd}/dismiss`)).body, { done: 1_150, more: false })
+  t.same((await post(`groups/${odd}/dismiss?before=0&offset=0`)).body, { done: 0, next: null }, 'what has failed since then stays')
+  t.same((await post(`groups/${odd}/dismiss?before=x&offset=-1`)).body, { done: 1_150, next: null }, 'a cursor without sense counts as none')
   t.same(backend.lists.failed.map(({ state }) => state), ['cancelled'])
-  t.same((await post(`groups/${odd}/dismiss`)).body, { done: 0, more: false })
+  t.same((await post(`groups/${odd}/dismiss`)).body, { done: 0, next: null })
   const after = await viewer.until(({ totals, failures }) => totals.failed === 0 && failures.groups.length === 0)
   t.same(after.failures, { groups: [], of: 0, more: 0 })
 })
@@ -367,11 +373,11 @@ test('a backend that gives its lists no further than the first tasks', async t =
   t.match(await listPage(at, 'running'), { tasks: [{ id: idOf(1) }], note: '' })
   t.match(await listPage(at, 'completed'), { tasks: [], note: 'stub gives no list of completed tasks.' })
   const { id } = failures.groups[0]!
-  t.same((await post(`groups/${id}/run-again`)).body, { done: 0, more: false })
-  t.same((await post(`groups/${id}/dismiss`)).body, { done: 0, more: false })
+  t.same((await post(`groups/${id}/run-again`)).body, { done: 0, next: null })
+  t.same((await post(`groups/${id}/dismiss`)).body, { done: 0, next: null })
   t.same((await post(`tasks/${idOf(3)}/dismiss`)).body, { done: false })
   backend.retry = async () => true
-  t.same((await post(`groups/${id}/run-again`)).body, { done: 1, more: false })
+  t.same((await post(`groups/${id}/run-again`)).body, { done: 1, next: null })
 })
 
 test('a backend that gives no list: what fails here is shown', async t => {
@@ -387,11 +393,11 @@ test('a backend that gives no list: what fails here is shown', async t => {
   t.match(await listPage(at, 'failed'), { tasks: [{ again: false, stored: true }, {}], note: 'stub gives no list of its tasks.' })
   t.same((await post(`tasks/${idOf(1)}/run-again`)).body, { done: false })
   const { id } = failures.groups[0]!
-  t.same((await post(`groups/${id}/run-again`)).body, { done: 0, more: false })
+  t.same((await post(`groups/${id}/run-again`)).body, { done: 0, next: null })
   const retried: string[] = []
   backend.retry = async id => retried.push(id) !== 0
   t.match((await viewer.next()).failures.groups, [{ again: 2 }])
-  t.same((await post(`groups/${id}/run-again`)).body, { done: 2, more: false })
+  t.same((await post(`groups/${id}/run-again`)).body, { done: 2, next: null })
   t.same(retried.sort(), [idOf(1), idOf(2)])
   t.equal((await viewer.until(({ totals }) => totals.failed === 0)).failures.of, 0)
   await settled(app, { failed: 3 })
@@ -476,5 +482,5 @@ test('a backend without records: the page of a task has what find knows', async 
   const id = idOf(1)
   backend.infos.set(id, { id, name: 'task', state: 'completed', attempts: 2, progress: undefined, result: { sum: 5 }, error: undefined })
   const { at } = await serve(t, { backend, worker: false })
-  t.match(await detailsAt(at, id), { state: 'completed', name: 'task', added: null })
+  t.match(await detailsAt(at, id), { state: 'completed', name: 'task', added: null, why: /are not kept/ })
 })

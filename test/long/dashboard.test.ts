@@ -268,7 +268,7 @@ test('progress and results are JSON where they are nothing else, and otherwise a
     [{ nothing: undefined }, '{ nothing: undefined }'], [{ rate: NaN }, '{ rate: NaN }'], [new Map([[1, 2]]), 'Map(1) { 1 => 2 }'], [{ size: 5n }, '{ size: 5n }'],
     [{ run () {} }, '{ run: [Function: run] }'], [circle, '<ref *1> { self: [Circular *1] }'], [{ toJSON () { throw new Error('no') } }, '{ toJSON: [Function: toJSON] }'],
     [deep, /^\{\n {2}in: \{/], [Array(300).fill(1), /^\[\n {2}1, 1, 1/], [{ text: 'x'.repeat(300) }, /^\{\n {2}text: 'xxx/],
-    ['half', "'half'"], [null, 'null'], [7, '7']
+    ['half', '"half"'], [null, 'null'], [7, '7']
   ]
   const end = signal()
   const report = defineTask('report', async (index: number, ctx) => {

@@ -35,10 +35,12 @@ export function ListPage ({ route, overview, now }: { route: ListRoute, overview
   const page = shown?.key === key ? shown.page : latest
   const known = group === '' ? undefined : overview.failures.groups.find(({ id }) => id === group)
   const total = search === '' && group === '' ? overview.totals[list as keyof Overview['totals']] ?? overview.backend?.counts?.completed ?? 0 : null
+  // Completed tasks are kept by a backend only.
+  const isKept = list !== 'completed' || overview.backend !== null
   return (
     <section id='list' aria-labelledby='list-title'>
       <div class='list-head'>
-        <h2 id='list-title'>{TITLES[list]} {total !== null && <span class='count'>{number(total)}</span>}</h2>
+        <h2 id='list-title'>{TITLES[list]} {total !== null && isKept && <span class='count'>{number(total)}</span>}</h2>
         <SearchBox key={list} route={route} />
         <label class='sort'>
           <span>{SORTED_BY[list].label}</span>
@@ -108,7 +110,7 @@ function Rows ({ route, page, latest, now, stuckAfter, onRefresh, onDone }: Rows
     <>
       <p id='changes' role='status' class={changed === '' ? 'unseen' : 'bar'}>{changed !== '' && <><span>{changed}</span> <button type='button' onClick={onRefresh}>Show the list as it is now</button></>}</p>
       {rows.length === 0
-        ? <p class='more' id='empty'>{isFiltered ? 'Nothing found' : list === 'completed' ? 'None' : `Nothing ${{ running: 'runs', waiting: 'waits', later: 'is to be tried again, or delayed', failed: 'has failed' }[list]}`}.</p>
+        ? (page.note === '' || list !== 'completed') && <p class='more' id='empty'>{isFiltered ? 'Nothing found' : list === 'completed' ? 'None' : `Nothing ${{ running: 'runs', waiting: 'waits', later: 'is to be tried again, or delayed', failed: 'has failed' }[list]}`}.</p>
         : (
           <ul class='card rows'>
             {rows.map(({ task, gone }) => <Row key={task.id} task={task} gone={gone} list={list} now={now} stuckAfter={stuckAfter} onDone={onDone} />)}
@@ -131,7 +133,7 @@ function Row ({ task, gone, list, now, stuckAfter, onDone }: { task: TaskView, g
       </span>
       <span class='when'>
         <span class='for'>{gone ? '' : timeOf(task, now)}</span>
-        {task.attempt !== 0 && (task.attempts > 1 || list === 'later') && <span class='where'>attempt {number(task.attempt)} of {number(task.attempts)}</span>}
+        {task.attempt !== 0 && (task.attempts > 1 || list === 'later') && <span class='where'>{attemptOf(task)}</span>}
       </span>
       {gone ? <span class='actions' /> : <TaskActions task={task} onDone={onDone} />}
     </li>
@@ -139,6 +141,11 @@ function Row ({ task, gone, list, now, stuckAfter, onDone }: { task: TaskView, g
 }
 
 const LATE = ['waiting', 'collecting']
+
+function attemptOf ({ state, attempt, attempts }: TaskView): string {
+  const isBetween = state === 'waiting' || state === 'retrying'
+  return isBetween ? `${number(attempt)} of ${plural(attempts, 'attempt', 'attempts')} failed` : `attempt ${number(attempt)} of ${number(attempts)}`
+}
 
 function Notes ({ task, isStuck }: { task: TaskView, isStuck: boolean }) {
   const { name, state, progress, why, behind, error } = task
@@ -153,7 +160,7 @@ function Notes ({ task, isStuck }: { task: TaskView, isStuck: boolean }) {
   }
   return (
     <>
-      {state === 'failed' && error !== null && <span class='error'>{error}</span>}
+      {(state === 'failed' || state === 'waiting') && error !== null && <span class='error'>{error}</span>}
       {why !== '' && <span class='why'>{why}</span>}
     </>
   )
@@ -174,7 +181,7 @@ function Pages ({ route, page: { tasks, next, looked }, total }: { route: ListRo
   return (
     <nav class='pages' aria-label='Parts of the list'>
       {offset !== 0 && <a href={addressOf({ ...route, offset: isSearch ? 0 : Math.max(offset - PAGE, 0) })}>{isSearch ? '← From the start' : '← Previous'}</a>}
-      <span class='count'>{isSearch ? `${number(tasks.length)} found among ${plural(looked, 'task', 'tasks')}` : `${number(offset + 1)}–${number(offset + tasks.length)} of ${number(total)}`}</span>
+      <span class='count'>{isSearch ? `${number(tasks.length)} found among the ${offset === 0 ? 'first' : 'next'} ${plural(looked, 'task', 'tasks')}` : `${number(offset + 1)}–${number(offset + tasks.length)} of ${number(total)}`}</span>
       {isMore && <a href={addressOf({ ...route, offset: next })}>{isSearch ? 'Search further →' : 'Next →'}</a>}
     </nav>
   )

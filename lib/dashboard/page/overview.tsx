@@ -46,7 +46,7 @@ function Tiles ({ overview: { totals, backend, now: heard } }: { overview: Overv
       <Tile id='later' title='Later: tried again or delayed' href={addressOf(listRoute('later'))} value={number(totals.later)} />
       <Tile id='failed' title='Failed' href={addressOf(listRoute('failed'))} value={number(totals.failed)} bad={totals.failed !== 0} />
       <Tile
-        id='rate' title='Completed per second, here' href={addressOf(listRoute('completed'))} value={perSecond}
+        id='rate' title='Completed per second, this process' href={addressOf(listRoute('completed'))} value={perSecond}
         note={backend?.counts == null ? '' : `${number(backend.counts.completed)} kept`}
       />
     </nav>
@@ -109,8 +109,9 @@ function LongestRunning ({ overview: { longest, stuckAfter, totals }, now }: { o
   )
 }
 
-function WaitingByName ({ overview: { waiting: { groups, of }, totals } }: { overview: Overview }) {
+function WaitingByName ({ overview: { waiting: { groups, of, more }, totals } }: { overview: Overview }) {
   const shown = groups.slice(0, SHOWN_NAMES)
+  const others = groups.length - shown.length + more
   const most = Math.max(...shown.map(({ count }) => count), 1)
   return (
     <section id='names' aria-labelledby='names-title'>
@@ -130,7 +131,7 @@ function WaitingByName ({ overview: { waiting: { groups, of }, totals } }: { ove
             ))}
           </ul>
           )}
-      {groups.length > shown.length && <p class='more'>and {plural(groups.length - shown.length, 'more name', 'more names')}</p>}
+      {others !== 0 && <p class='more'><a href={addressOf(listRoute('waiting'))}>and {plural(others, 'more name', 'more names')}</a></p>}
     </section>
   )
 }

@@ -1,7 +1,8 @@
 import type { ScheduleView } from '../protocol'
 import { usePolled } from './hooks'
 import { ago, due, interval, number } from './model/format'
-import { Action, TaskLink } from './parts'
+import { addressOf } from './model/route'
+import { Action } from './parts'
 import { server } from './server'
 
 /** The schedules of the application: the rule, the next and the last due time, and a button that runs the task now. */
@@ -35,7 +36,7 @@ function Row ({ schedule: { id, task, cron, timezone, every, next, last, lastId,
       </span>
       <span class='when'>
         <span class='for' title={next === null ? undefined : new Date(next).toLocaleString()}>{next === null ? 'not due' : due(next, now)}</span>
-        <span class='where'>{last === null ? 'has not been due' : lastId === null ? `was due ${ago(last, now)}` : <TaskLink task={{ id: lastId, name: id }}>last {ago(last, now)}</TaskLink>}</span>
+        <span class='where'>{last === null ? 'has not been due' : `was due ${ago(last, now)}`}{lastId !== null && <>, <a href={addressOf({ page: 'task', id: lastId })}>last run</a></>}</span>
       </span>
       <span class='actions'><Action label='Run now' title={`Run ${id} now`} act={run} /></span>
     </li>

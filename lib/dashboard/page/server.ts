@@ -99,12 +99,14 @@ export class Server {
 
   /** Resolves with the number of tasks. The server takes a large group in parts. */
   async actOnGroup (id: string, action: 'run-again' | 'dismiss'): Promise<number> {
-    let count = 0
-    for (;;) {
-      const { done, more } = await ask(`groups/${encodeURIComponent(id)}/${action}`, 'POST') as GroupResult
-      count += done
-      if (!more) return count
+    const address = `groups/${encodeURIComponent(id)}/${action}`
+    let { done, next } = await ask(address, 'POST') as GroupResult
+    while (next !== null) {
+      const result = await ask(`${address}?before=${next.before}&offset=${next.offset}`, 'POST') as GroupResult
+      done += result.done
+      next = result.next
     }
+    return done
   }
 
   async schedules (): Promise<ScheduleView[]> {

@@ -58,13 +58,13 @@ function Task ({ task, overview: { stuckAfter }, now, onDone }: { task: TaskDeta
       <dl class='card facts'>
         <div><dt>Id</dt><dd><code>{id}</code></dd></div>
         <div><dt>Request</dt><dd>{requestId === null ? (isForgotten ? '–' : 'added by the application') : <code>{requestId}</code>}</dd></div>
-        <div><dt>Attempt</dt><dd>{attempt === 0 ? 'none yet' : number(attempt)} of {number(attempts)}</dd></div>
-        <div><dt>Kept</dt><dd>{stored ? 'by the backend' : 'in this process'}</dd></div>
+        <div><dt>Attempt</dt><dd>{attempt === 0 ? 'none yet,' : number(attempt)} {!isForgotten && `of ${number(attempts)}`}</dd></div>
+        <div><dt>Kept</dt><dd>{stored ? 'by the backend' : 'in this process, until it ends'}</dd></div>
       </dl>
       {errors.length !== 0 && <Errors errors={errors} first={firstFailed(task)} now={now} folder={folder} />}
       {payload !== undefined && <Json title='Payload' text={payload} />}
       {result !== undefined && <Json title='Result' text={result} />}
-      {requestId !== null && <p class='more'><a href={addressOf(listRoute('waiting', { search: requestId }))}>What waits of the same request</a></p>}
+      {requestId !== null && <p class='more'><a href={addressOf(listRoute('waiting', { search: `"${requestId}"` }))}>What waits of the same request</a></p>}
     </>
   )
 }
@@ -104,7 +104,7 @@ function Timeline ({ task, now, isStuck }: { task: TaskDetails, now: number, isS
     step(STATES[state], ended, ended === null ? '' : `${ago(ended, now)}${took}`, true)
   } else if (state === 'running') {
     const silent = task.silentSince
-    step(isStuck ? 'Stuck' : 'Runs', since, since === null ? '' : silent !== null && silent - since > 1_000 ? `its last progress was ${ago(silent, now)}` : `for ${duration(now - since)}`, true)
+    step(isStuck ? 'Stuck' : 'Runs', since, since === null ? '' : silent !== null && silent - since > 1_000 ? `its last progress was ${ago(silent, now)}` : `${isStuck ? 'running ' : ''}for ${duration(now - since)}`, true)
   } else if (dueAt !== null) {
     step(state === 'retrying' ? 'Next attempt' : 'Due', dueAt, due(dueAt, now), true)
   } else {

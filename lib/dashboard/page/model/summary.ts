@@ -49,17 +49,17 @@ function worstOf (overview: Overview, now: number): Summary {
   return { mood: isCalm ? 'calm' : 'warn', headline: `Nothing is stuck: ${base}.`, reason: places, task: null }
 }
 
-function stuckSummary (first: TaskView, { stuck: { count }, backend }: Overview, places: string, now: number): Summary {
+function stuckSummary (first: TaskView, { stuck: { count }, stuckAfter, backend }: Overview, places: string, now: number): Summary {
   const silent = now - Number(first.silentSince)
   const isStill = first.since !== null && first.silentSince !== null && first.silentSince - first.since > 1_000
-  const runs = `“${first.name}” has been running for ${duration(now - Number(first.since ?? first.silentSince))}`
   const stands = isStill ? `, and its progress has stood still for ${duration(silent)}` : ''
+  const runs = `has been running for ${duration(now - Number(first.since ?? first.silentSince))}${stands}`
   const atLeast = (backend?.counts?.running ?? 0) > LISTED ? 'At least ' : ''
   const behind = first.behind === 0 ? '' : `${plural(first.behind, 'task', 'tasks')} of ${first.requestId === null ? 'its request' : `request ${first.requestId}`} ${first.behind === 1 ? 'waits' : 'wait'} for it.`
   return {
     mood: 'bad',
-    headline: count === 1 && atLeast === '' ? `1 task is stuck: ${runs}${stands}.` : `${atLeast}${plural(count, 'task is', 'tasks are')} stuck: ${runs}${stands}.`,
-    reason: sentences(first.why, behind, places),
+    headline: count === 1 && atLeast === '' ? `1 task is stuck: “${first.name}” ${runs}.` : `${atLeast}${plural(count, 'task is', 'tasks are')} stuck. The first is “${first.name}”: it ${runs}.`,
+    reason: sentences(first.why, behind, places, `A task is called stuck after ${duration(stuckAfter)} without progress.`),
     task: first
   }
 }
