@@ -18,6 +18,7 @@ test('where the backend answers slowly, the groups are not older than half a min
     '../lib/shared/timers': { nextTurn, now: () => performance.now() }
   })
   let failed = 150
+  let onPage = () => {}
   let pages = 0
   const listed = (n: number) => ({ id: String(n), state: 'failed', label: 'fails', error: new Error('x'), since: n }) as unknown as ListedTask
   const store = {
@@ -25,6 +26,7 @@ test('where the backend answers slowly, the groups are not older than half a min
     list: async () => ({ counts: { running: 0, waiting: 0, delayed: 0, failed, completed: 0 }, tasks: [listed(failed)] }),
     page: async (_list: ListName, offset: number, limit: number) => {
       pages++
+      onPage()
       ahead += 5_000
       return Array.from({ length: Math.min(limit, failed - offset) }, (_, n) => listed(failed - offset - n))
     }
@@ -42,4 +44,11 @@ test('where the backend answers slowly, the groups are not older than half a min
   t.equal(pages, 2)
   ahead += 3_000
   t.equal(await look(), 160)
+
+  failed = 170
+  ahead += 31_000
+  onPage = () => listing.forgetGroup('another', 0)
+  t.equal(await look(), 160, 'somebody has acted on tasks during the read')
+  onPage = () => {}
+  t.equal(await look(), 170, 'so the next one does not wait')
 })

@@ -106,6 +106,12 @@ test('an AggregateError, and errors in other fields, keep what they consist of',
   t.match(error.errors, [{ code: 'E_1', cause: { code: 'E_CAUSE' } }, 'text'])
   t.same(Object.keys(error), [])
 
+  const more = await thrownBy(t, `
+    const failed = ${failed}
+    export default () => { throw Object.assign(new AggregateError([failed('E_1')], 'all'), { original: failed('E_DRIVER') }) }`)
+  t.match(more, { errors: [{ code: 'E_1' }], original: { code: 'E_DRIVER' } })
+  t.same(Object.keys(more), ['original'])
+
   const wrapper = await thrownBy(t, `
     const failed = ${failed}
     export default () => { throw Object.assign(new Error('query'), { original: failed('E_DRIVER'), all: [failed('E_2')], errors: [{ field: 'name' }], list: [1] }) }`)

@@ -92,7 +92,8 @@ export class OverviewSource {
       full,
       stuckAfter: this.#stuckAfter,
       places: {
-        limit: settings.concurrency === Infinity ? null : settings.concurrency,
+        // JSON makes `null` of Infinity.
+        limit: settings.concurrency,
         taken: ledger.count(RUNNING),
         // A task that waits for a thread has its place already.
         queued: ledger.count(PENDING) - ledger.waiting

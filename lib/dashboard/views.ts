@@ -1,6 +1,7 @@
 import type { ListedTask, TaskRecord } from '../../types/backend'
 import type { Line } from '../run/line'
 import type { Parts } from './parts'
+import { readOr } from '../shared/read-or'
 import { show } from '../shared/show'
 import { stackOf } from '../shared/write-log'
 import { isPlainObject } from '../task/options'
@@ -233,19 +234,10 @@ function wholeProgress (value: unknown): ProgressView | null {
 
 function percentOf (value: unknown): number | null {
   if (typeof value === 'number') return value >= 0 && value <= 100 ? value : null
-  const members = typeof value === 'object' && value !== null ? membersOf(value) : []
+  const members: unknown[] = typeof value === 'object' && value !== null ? readOr(() => Object.values(value), []) : []
   const [part, whole] = members
   if (members.length !== 2 || typeof part !== 'number' || typeof whole !== 'number') return null
   return part >= 0 && part <= whole && whole > 0 ? part / whole * 100 : null
-}
-
-/** The members; none if reading them throws, since a task may note any value. */
-function membersOf (value: object): unknown[] {
-  try {
-    return Object.values(value)
-  } catch {
-    return []
-  }
 }
 
 /** A task's payload or arguments as text. */
@@ -308,9 +300,5 @@ function errorView ({ at, error }: { at: number | null, error: unknown }): Attem
 }
 
 function causeOf (error: unknown): unknown {
-  try {
-    return error instanceof Error ? error.cause : undefined
-  } catch {
-    return undefined
-  }
+  return readOr(() => error instanceof Error ? error.cause : undefined, undefined)
 }

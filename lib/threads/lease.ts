@@ -25,7 +25,7 @@ export class ThreadLease {
   /** The attempt that runs. */
   #attempt: ThreadAttempt | null = null
   /** Whether the thread waits for another attempt after this one. */
-  #stays = false
+  #stays!: boolean
   /** Called with `true` when the thread waits for another attempt, and with `false` when the lease is over. */
   #onFree: ((stays: boolean) => void) | null = null
   #isOver = false

@@ -269,6 +269,7 @@ export function conformance (t: Test, { options, durable, begin, lacks = {} }: C
       t.equal(error.message, 'boom')
       t.equal(error.code, code === false ? undefined : code)
       t.notMatch(error.stack, 'code: ')
+      t.match(error.stack!.split('\n').at(-1), /^ +at /, 'its stack is what it was')
     }
     t.equal((await errorOf(app.backgroundTasks.add(getter))).message, 'boom')
   })

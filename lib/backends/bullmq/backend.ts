@@ -39,7 +39,7 @@ export class BullmqBackend implements TaskBackend {
   #worker: TaskWorker | null = null
   #schedules: Schedules | null = null
   #silence!: Silence
-  #isClosed = false
+  #isClosed!: boolean
 
   constructor (options: ResolvedOptions) {
     this.#options = options

@@ -46,7 +46,7 @@ function Tiles ({ overview: { totals, backend, now: heard } }: { overview: Overv
       <Tile id='later' title='Later: tried again or delayed' href={addressOf(listRoute('later'))} value={number(totals.later)} />
       <Tile id='failed' title='Failed' href={addressOf(listRoute('failed'))} value={number(totals.failed)} bad={totals.failed !== 0} />
       <Tile
-        id='rate' title='Completed per second, this process' href={addressOf(listRoute('completed'))} value={perSecond}
+        id='rate' title='Completed/s, this process' href={addressOf(listRoute('completed'))} value={perSecond}
         note={backend?.counts == null ? '' : `${number(backend.counts.completed)} kept`}
       />
     </nav>
