@@ -311,7 +311,7 @@ test('the page of a task says what is known: when its last attempt began, its wh
   await settled(app, { running: 4 })
   t.equal((await detailsAt(at, copies.id)).progress!.text, JSON.stringify({ files }, null, 2))
   t.equal((await listPage(at, 'running')).tasks.find(({ id }) => id === copies.id)!.progress!.text.length, 200, 'cut off in a list')
-  t.match(await detailsAt(at, hangs.id), { cancellable: false, why: 'It has no timeout and no signal: nothing ends it but itself.' })
+  t.match(await detailsAt(at, hangs.id), { cancellable: false, why: 'It has no timeout, and cannot be cancelled: it ends by itself, or with the process.' })
   t.match(await detailsAt(at, listens.id), { cancellable: true, why: 'It has no timeout.' })
   const begun = (await detailsAt(at, fails.id)).started!
   later(5_000)

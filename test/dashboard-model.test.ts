@@ -59,9 +59,9 @@ test('what waits too long: the figure is that of all that wait, and not of those
   t.equal(sentence({ oldest: { ...oldest, since: NOW - 29_000 }, totals: { running: 0, waiting: 1, later: 0, failed: 0 } })[0], 'calm')
   t.equal(sentence({ oldest: { ...oldest, since: null } })[0], 'calm')
   const places = { limit: 2, taken: 2, queued: 7 }
-  t.equal(sentence({ oldest, places, totals: { running: 2, waiting: 7, later: 0, failed: 0 } })[2], 'All 2 places of this process are taken, so 7 tasks wait.')
+  t.equal(sentence({ oldest, places, totals: { running: 2, waiting: 7, later: 0, failed: 0 } })[2], 'All 2 places of this process are taken, and 7 tasks wait.')
   t.equal(sentence({ oldest: { ...oldest, state: 'collecting', why: 'Its request has not been answered yet.' }, places })[2], 'Its request has not been answered yet.')
-  t.same(sentence({ places: { limit: 1, taken: 1, queued: 1 }, totals: { running: 1, waiting: 1, later: 0, failed: 0 } }), ['warn', 'Nothing is stuck: 1 task runs, 1 waits.', 'The only place of this process is taken, so 1 task waits.'])
+  t.same(sentence({ places: { limit: 1, taken: 1, queued: 1 }, totals: { running: 1, waiting: 1, later: 0, failed: 0 } }), ['warn', 'Nothing is stuck: 1 task runs, 1 waits.', 'The only place of this process is taken, and 1 task waits.'])
 })
 
 const STUCK = 'A task is called stuck after 30 s without progress.'

@@ -206,7 +206,7 @@ function whyOf (task: Task, state: ViewState, line: Line, { ledger, settings, ha
   switch (state) {
     case 'running': {
       const timeout = task.spec?.timeout ?? 0
-      if (timeout === 0) return listens(task) ? 'It has no timeout.' : 'It has no timeout and no signal: nothing ends it but itself.'
+      if (timeout === 0) return listens(task) ? 'It has no timeout.' : 'It has no timeout, and cannot be cancelled: it ends by itself, or with the process.'
       return `Its timeout ends it ${timeout < 120_000 ? `${timeout / 1_000} s` : `${Math.round(timeout / 60_000)} min`} after its attempt began.`
     }
     case 'collecting': return 'Its request has not been answered yet.'

@@ -16,9 +16,10 @@ const TYPING_MS = 300
 
 /** The order of the rows. */
 const SORTED_BY: Record<ListName, { label: string, oldest: string, newest: string }> = {
-  running: { label: 'Running for', oldest: 'longest first', newest: 'newest first' },
-  waiting: { label: 'Waiting for', oldest: 'longest first', newest: 'newest first' },
-  later: { label: 'Due', oldest: 'next first', newest: 'last first' },
+  running: { label: 'Order', oldest: 'oldest first', newest: 'newest first' },
+  waiting: { label: 'Order', oldest: 'oldest first', newest: 'newest first' },
+  // The backend has them by the time at which they are due, this process by that of their adds.
+  later: { label: 'Order', oldest: 'next or oldest first', newest: 'last or newest first' },
   failed: { label: 'Failed', oldest: 'oldest first', newest: 'newest first' },
   completed: { label: 'Completed', oldest: 'oldest first', newest: 'newest first' }
 }
@@ -132,7 +133,7 @@ function Row ({ task, gone, list, now, stuckAfter, onDone }: { task: TaskView, g
         {gone ? <span class='why'>It is not in this list any more.</span> : <Notes task={task} isStuck={isStuck} />}
       </span>
       <span class='when'>
-        <span class='for'>{gone ? '' : timeOf(task, now)}</span>
+        <span class='for'>{isStuck && !gone && 'stuck, '}{gone ? '' : timeOf(task, now)}</span>
         {task.attempt !== 0 && (task.attempts > 1 || list === 'later') && <span class='where'>{attemptOf(task)}</span>}
       </span>
       {gone ? <span class='actions' /> : <TaskActions task={task} onDone={onDone} />}

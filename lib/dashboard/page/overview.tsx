@@ -93,14 +93,14 @@ function LongestRunning ({ overview: { longest, stuckAfter, totals }, now }: { o
         ? <p class='more'>Nothing runs.</p>
         : (
           <ul class='card'>
-            {longest.map(task => (
-              <li key={task.id} data-stuck={task.silentSince !== null && now - task.silentSince > stuckAfter}>
+            {longest.map(task => ({ task, isStuck: task.silentSince !== null && now - task.silentSince > stuckAfter })).map(({ task, isStuck }) => (
+              <li key={task.id} data-stuck={isStuck}>
                 <span class='what'>
                   <TaskLink task={task} />
                   <span class='where'>{whereOf(task)}</span>
                   <Progress name={task.name} progress={task.progress} />
                 </span>
-                <span class='for'>{task.since === null ? '–' : duration(now - task.since)}</span>
+                <span class='for'>{isStuck && 'stuck, '}{task.since === null ? '–' : duration(now - task.since)}</span>
               </li>
             ))}
           </ul>

@@ -117,8 +117,13 @@ function optionsOf (element: HTMLElement, lines: Line[], write: (value: number) 
         stroke: colour(name),
         width: 1.5,
         ...(dashed === true && { dash: [4, 3] }),
-        points: { show: false }
+        points: { show: false, size: 4, filter: (plot: UPlot, index: number) => isolated(plot.data[index]!) }
       }))
     ]
   }
+}
+
+/** The places of values between two that are missing: a line would not show them. */
+function isolated (values: ArrayLike<number | null | undefined>): number[] {
+  return Array.from(values, (value, at) => value != null && values[at - 1] == null && values[at + 1] == null ? at : -1).filter(at => at !== -1)
 }

@@ -1,6 +1,6 @@
 import type { ScheduleView } from '../protocol'
 import { usePolled } from './hooks'
-import { ago, due, interval, number } from './model/format'
+import { ago, due, interval, plural } from './model/format'
 import { addressOf } from './model/route'
 import { Action } from './parts'
 import { server } from './server'
@@ -32,11 +32,11 @@ function Row ({ schedule: { id, task, cron, timezone, every, next, last, lastId,
       <span class='what'>
         <span class='name'>{id}</span>
         <span class='where'>{every === null ? <><code>{cron}</code> in {timezone}</> : interval(every)}{task !== id && `, task ${task}`}</span>
-        {skipped !== 0 && <span class='why'>{number(skipped)} skipped: the run before had not settled.</span>}
+        {skipped !== 0 && <span class='why late'>{plural(skipped, 'run was', 'runs were')} skipped, since the run before had not ended.</span>}
       </span>
       <span class='when'>
         <span class='for' title={next === null ? undefined : new Date(next).toLocaleString()}>{next === null ? 'not due' : due(next, now)}</span>
-        <span class='where'>{last === null ? 'has not been due' : `was due ${ago(last, now)}`}{lastId !== null && <>, <a href={addressOf({ page: 'task', id: lastId })}>last run</a></>}</span>
+        <span class='where'>{last === null ? 'has not been due' : `was due ${ago(last, now)}`}{lastId !== null && <> · <a href={addressOf({ page: 'task', id: lastId })}>newest run</a></>}</span>
       </span>
       <span class='actions'><Action label='Run now' title={`Run ${id} now`} act={run} /></span>
     </li>

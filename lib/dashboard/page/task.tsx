@@ -59,7 +59,7 @@ function Task ({ task, overview: { stuckAfter }, now, onDone }: { task: TaskDeta
         <div><dt>Id</dt><dd><code>{id}</code></dd></div>
         <div><dt>Request</dt><dd>{requestId === null ? (isForgotten ? '–' : 'added by the application') : <code>{requestId}</code>}</dd></div>
         <div><dt>Attempt</dt><dd>{attempt === 0 ? 'none yet,' : number(attempt)} {!isForgotten && `of ${number(attempts)}`}</dd></div>
-        <div><dt>Kept</dt><dd>{stored ? 'by the backend' : 'in this process, until it ends'}</dd></div>
+        <div><dt>Kept</dt><dd>{stored ? 'by the backend' : 'only in this process: lost when it stops'}</dd></div>
       </dl>
       {errors.length !== 0 && <Errors errors={errors} first={firstFailed(task)} now={now} folder={folder} />}
       {payload !== undefined && <Json title='Payload' text={payload} />}

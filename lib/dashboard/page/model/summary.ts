@@ -67,7 +67,7 @@ function stuckSummary (first: TaskView, { stuck: { count }, stuckAfter, backend 
 function placesText ({ places: { limit, taken, queued } }: Overview): string {
   if (limit === null || taken < limit || queued === 0) return ''
   const waits = plural(queued, 'task waits', 'tasks wait')
-  return limit === 1 ? `The only place of this process is taken, so ${waits}.` : `All ${number(limit)} places of this process are taken, so ${waits}.`
+  return limit === 1 ? `The only place of this process is taken, and ${waits}.` : `All ${number(limit)} places of this process are taken, and ${waits}.`
 }
 
 function pausedText ({ worker, backend }: Overview): string {
