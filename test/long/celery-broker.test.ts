@@ -57,6 +57,12 @@ test('RabbitMQ and its connections', { skip: noRabbit || noRedis }, async t => {
     })
   })
 
+  await t.test('connections say in RabbitMQ what they are for', async t => {
+    await start(t, [defineTask('task', async () => {})], { queue: randomUUID() })
+    const connections = evalInRabbit(rabbit, 'rabbit_networking:connection_info_all([client_properties]).')
+    for (const what of ['adds tasks', 'runs tasks']) t.match(connections, `fastify-background-tasks: ${what}`)
+  })
+
   await t.test('a queue that is full refuses: 503, and again 200 when it has room', async t => {
     const queue = randomUUID()
     const channel = await channelOf(t)

@@ -211,6 +211,14 @@ test('a question that fails after something was done says nothing of what is now
   t.match(await viewer.until(({ totals }) => totals.waiting === 3), { backend: { error: null } })
 })
 
+test('a task that runs elsewhere and tells no progress has been silent since its begin', async t => {
+  const backend = new ListingBackend()
+  const since = Date.now() - 60_000
+  backend.lists.running.push(listed(1, { state: 'running', since }))
+  const { stream } = await serve(t, { backend })
+  t.match((await (await stream()).until(({ longest }) => longest.length === 1)).stuck, { count: 1, first: { id: idOf(1), silentSince: since } })
+})
+
 test('a task that runs elsewhere is stuck when its progress stands still, and not while it moves', async t => {
   const { later } = aheadClock(t)
   const backend = new ListingBackend()

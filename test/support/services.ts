@@ -133,8 +133,8 @@ export async function ownRabbit (t: Test): Promise<OwnService> {
 }
 
 /** Evaluates an expression of Erlang in a RabbitMQ of the test. */
-export function evalInRabbit (service: OwnService, expression: string): void {
-  execFileSync(join(dirname(rabbitServer as string), 'rabbitmqctl'), ['-q', 'eval', expression], { env: rabbitEnvironments.get(service), stdio: 'pipe' })
+export function evalInRabbit (service: OwnService, expression: string): string {
+  return execFileSync(join(dirname(rabbitServer as string), 'rabbitmqctl'), ['-q', 'eval', expression], { env: rabbitEnvironments.get(service), stdio: 'pipe', encoding: 'utf8' })
 }
 
 /** Where the Postgres of a test has its data. */
