@@ -94,3 +94,14 @@ test('nothing runs while the application closes', async t => {
   admitted.resolve()
   t.same((await answer).json(), { done: false })
 })
+
+test('a run that has failed can be run again, as a task of its own', async t => {
+  let isBroken = true
+  const report = defineTask('report', async () => { if (isBroken) throw new Error('x') })
+  const { app, at, run } = await serve(t, { tasks: [report], schedules: { daily: { task: report, every: DAY } } })
+  const { id } = await run('daily')
+  await settled(app, { failed: 1 })
+  isBroken = false
+  t.match(await (await fetch(`${at}/tasks/${id}/run-again`, { method: 'POST', headers: OWN_PAGE })).json(), { done: true })
+  await settled(app, { failed: 1, completed: 1 })
+})

@@ -26,7 +26,7 @@ test('a task that waits for a thread waits, although it has its place among thos
   const { totals, places } = await (await openStream(t, `${url}/tasks/events`)).first
   const tasks = await tasksAt(`${url}/tasks`)
   t.match(tasks.find(({ name }) => name === 'waits'), { state: 'running' })
-  t.match(tasks.find(({ name }) => name === 'queued'), { state: 'waiting', why: 'It waits for a free thread.', cancellable: true })
+  t.match(tasks.find(({ name }) => name === 'queued'), { state: 'waiting', attempt: 0, why: 'It waits for a free thread.', cancellable: true })
   t.match(totals, { running: 1, waiting: 1 })
   t.equal(places.taken, 2)
 })

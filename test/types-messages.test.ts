@@ -43,6 +43,7 @@ const CALLS: Array<[call: string, message: RegExp]> = [
   ["add(perhaps, 'a')", /'undefined' is not assignable to type '\(text: string\) => void'\.$/],
 
   ["add(writeLine('a'))", /'void' is not assignable to parameter of type 'Mistake<"pass a task or a function, and do not call it">'\.$/],
+  ['add([writeLine])', /'Mistake<"pass a task or a function, and do not call it">'\.$/],
   ['add(Promise.resolve())', /'Mistake<"pass the function, and do not call it">'\.$/],
   ['add({ attempts: 3 })', /'attempts' does not exist in type 'Mistake<"a task or function is missing after the options">'\.$/]
 ]

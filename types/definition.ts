@@ -176,7 +176,7 @@ export interface Add<Options extends TaskOptions = TaskOptions> {
 
 /*
  * The rest serves the errors of wrong calls of `add`. Of its overloads TypeScript shows the error of the last one, which therefore asks for what
- * the call seems to mean. It must not fit a call that the others refuse.
+ * the call seems to mean. It must not fit a call that the others refuse, but by arguments of type `any`.
  */
 
 declare const kMistake: unique symbol
@@ -206,7 +206,7 @@ type Meant<Options, First, Rest extends unknown[], Fn extends AnyFunction = Extr
 /** What stands in place of a first argument that is no function, and the only one. */
 type MeantAlone<First> =
   First extends PromiseLike<unknown> ? Mistake<'pass the function, and do not call it'>
-    : First extends object ? Mistake<'a task or function is missing after the options'>
+    : First extends object & { length?: never } ? Mistake<'a task or function is missing after the options'>
       : Mistake<'pass a task or a function, and do not call it'>
 
 type MeantWithOptions<Options, Given, Fn extends AnyFunction, Args extends unknown[]> =

@@ -1,3 +1,4 @@
+import type { ListedTask } from '../../types/backend'
 import type { Parts } from './parts'
 import { nextTurn } from '../shared/timers'
 import { groupOf, lineOf } from './groups'
@@ -8,10 +9,6 @@ import type { ActionResult, GroupCursor, GroupResult } from './protocol'
 
 /** Failed tasks of the backend that one action on a group reads at most. The page repeats the action. */
 const MAX_READ = 2_000
-
-function firstCursor (): GroupCursor {
-  return { before: Date.now(), offset: 0 }
-}
 
 /** The actions of the page, on tasks of this process and of the backend. Made at registration. */
 export class Actions {
@@ -66,43 +63,67 @@ export class Actions {
    * @param from where the last call ended; `null` for the first one
    */
   async runGroupAgain (group: string, from: GroupCursor | null): Promise<GroupResult> {
-    const begun = from ?? firstCursor()
     let done = 0
     for (const { id } of from === null ? [...this.#monitor.failures.values()].filter(failure => failure.group === group) : []) {
       // A delivery is kept here if the backend gives no lists; the backend runs it again.
       if ((await this.runAgain(id)).done) done++
     }
-    return this.#eachStored(group, begun, done, id => this.#parts.store!.retry(id))
+    return this.#eachStored(group, from, done, id => this.#parts.store!.retry(id))
   }
 
   /** Removes the failed tasks of a group from the page and from the backend. */
   dismissGroup (group: string, from: GroupCursor | null): Promise<GroupResult> {
-    const begun = from ?? firstCursor()
-    return this.#eachStored(group, begun, from === null ? this.#monitor.forgetGroup(group) : 0, id => this.#parts.store!.remove(id))
+    return this.#eachStored(group, from, from === null ? this.#monitor.forgetGroup(group) : 0, id => this.#parts.store!.remove(id))
   }
 
-  /** Acts on failed tasks of a group in the backend, the oldest first. */
-  async #eachStored (group: string, { before, offset }: GroupCursor, doneHere: number, action: (id: string) => Promise<boolean>): Promise<GroupResult> {
+  /** Acts on failed tasks of a group in the backend. */
+  async #eachStored (group: string, from: GroupCursor | null, doneHere: number, action: (id: string) => Promise<boolean>): Promise<GroupResult> {
     let done = 0
-    let isEnd = true
+    let next: GroupCursor | null = null
+    const act = async (tasks: ListedTask[]): Promise<number> => {
+      const wanted = tasks.filter(({ state, label, error }) => state === 'failed' && groupOf(label, lineOf(error)).id === group)
+      const acted = (await Promise.all(wanted.map(({ id }) => action(id)))).filter(Boolean).length
+      done += acted
+      return acted
+    }
     if (this.#listing !== null) {
-      const store = this.#parts.store!
-      for (let looked = 0; looked < MAX_READ; await nextTurn()) {
-        const tasks = store.can.page ? await store.page('failed', offset, TASKS_PER_READ, false) : this.#listing.list?.tasks ?? []
-        const earlier = tasks.filter(({ since }) => since === null || since <= before)
-        const wanted = earlier.filter(({ state, label, error }) => state === 'failed' && groupOf(label, lineOf(error)).id === group)
-        const acted = (await Promise.all(wanted.map(({ id }) => action(id)))).filter(Boolean).length
-        done += acted
-        // A task that runs again or is removed leaves the list, and the following ones move up.
-        offset += tasks.length - acted
-        looked += tasks.length
-        isEnd = !store.can.page || earlier.length === 0 || earlier.length < tasks.length
-        if (isEnd) break
-      }
+      if (this.#parts.store!.can.page) next = await this.#onPages(from ?? await this.#firstCursor(), act)
+      else await act(this.#listing.list?.tasks ?? [])
       if (done !== 0) this.#listing.forgetGroup(group, done)
     }
     this.#lists.forget()
-    return { done: doneHere + done, next: isEnd ? null : { before, offset } }
+    return { done: doneHere + done, next }
+  }
+
+  /** By the clock that the backend's times are of. */
+  async #firstCursor (): Promise<GroupCursor> {
+    const store = this.#parts.store!
+    const [[newest], list] = await Promise.all([store.page('failed', 0, 1, true), store.list(1)])
+    return { before: newest?.since ?? Date.now(), left: list?.counts.failed ?? 0, offset: 0, acted: 0 }
+  }
+
+  /**
+   * Goes through the failed tasks of the backend, the oldest first, until MAX_READ have been read.
+   * @param act resolves with the number of tasks that have left the list
+   * @returns where the next call goes on; `null` at the end
+   */
+  async #onPages ({ before, left, offset, acted }: GroupCursor, act: (tasks: ListedTask[]) => Promise<number>): Promise<GroupCursor | null> {
+    for (let looked = 0; looked < MAX_READ; await nextTurn()) {
+      const tasks = await this.#parts.store!.page('failed', offset, TASKS_PER_READ, false)
+      const earlier = tasks.filter(({ since }) => since === null || since <= before)
+      const gone = await act(earlier)
+      // The following ones move up.
+      offset += tasks.length - gone
+      acted += gone
+      left -= gone
+      looked += tasks.length
+      if (left <= 0) return null
+      if (tasks.length !== 0 && earlier.length === tasks.length) continue
+      // Others may have shortened the list meanwhile, so that tasks were passed over.
+      if (acted === 0 || offset === 0) return null
+      offset = acted = 0
+    }
+    return { before, left, offset, acted }
   }
 
   /** Adds a run of a schedule now; not while the last one has not settled, unless its runs may overlap. */

@@ -146,9 +146,9 @@ interface NamedGroup extends Named {
 }
 
 /** Where an action on a group goes on; `null` for its first call. */
-function cursorOf ({ before, offset }: NamedGroup['Querystring']): GroupCursor | null {
-  const [time, passed] = [Number(before), Number(offset)]
-  return Number.isSafeInteger(time) && Number.isSafeInteger(passed) && passed >= 0 ? { before: time, offset: passed } : null
+function cursorOf (query: NamedGroup['Querystring']): GroupCursor | null {
+  const cursor = { before: Number(query.before), left: Number(query.left), offset: Number(query.offset), acted: Number(query.acted) }
+  return Object.values(cursor).every(value => Number.isSafeInteger(value) && value >= 0) ? cursor : null
 }
 
 type QueryParameters = Partial<Record<'offset' | 'order' | 'search' | 'group', string | string[]>>

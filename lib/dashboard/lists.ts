@@ -61,6 +61,12 @@ class PageOfTasks {
     return this.tasks.length === TASKS_PER_PAGE || this.looked === MAX_LOOKED_AT
   }
 
+  /** Passes over the next task of the backend's list, which is none of this one. */
+  skip (): void {
+    this.passed++
+    this.looked++
+  }
+
   /** Adds the next task of the list, if it matches. Tasks before this page need no view. */
   take (view: () => TaskView): void {
     if (this.passed++ < this.#offset) return
@@ -217,7 +223,7 @@ export class Lists {
         // Count holes too: a task may have left the list meanwhile.
         part.passed = own + offset + index
         // BullMQ has what was cancelled while it ran among the failed ones.
-        if (LIST_OF[task.state] !== query.list) part.passed++
+        if (LIST_OF[task.state] !== query.list) part.skip()
         else part.take(() => this.#listed(task, here))
       }
       if (part.isFull) return

@@ -3,6 +3,7 @@ import type { TaskHandle } from '../../types/task'
 import type { Observer } from '../observe/observer'
 import type { Line } from '../run/line'
 import type { Parts } from './parts'
+import { SCHEDULE_DEDUPE } from '../task/options'
 import { type KeptPayload, parsePayload } from '../task/payload'
 import { Snapshot } from '../task/snapshot'
 import type { Origin } from '../task/origin'
@@ -223,7 +224,11 @@ export class Monitor implements Observer {
       const { name, timeout, attempts, backoff, signal, dedupe, definition } = spec
       const options = { name: name ?? undefined, timeout, attempts, backoff: backoff ?? undefined }
       if (definition === null) task = app.add({ ...options, signal }, fn, ...args)
-      else task = app.add({ ...options, dedupe: dedupe ?? undefined, delay: 0 }, fn, parsePayload(args[0] as KeptPayload))
+      else {
+        // That of a schedule is for its own runs.
+        const ownDedupe = dedupe === null || dedupe.startsWith(SCHEDULE_DEDUPE) ? undefined : dedupe
+        task = app.add({ ...options, dedupe: ownDedupe, delay: 0 }, fn, parsePayload(args[0] as KeptPayload))
+      }
     }
     if (task.state === 'dropped') return null
     this.forget(failure.id)

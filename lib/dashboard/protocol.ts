@@ -187,8 +187,12 @@ export interface GroupResult {
 
 /** A place among the failed tasks of a backend. */
 export interface GroupCursor {
-  /** The time of the first call, in ms of `Date.now()`. What fails later is not acted on: a task that was run again may fail again. */
+  /** The newest failure at the first call, in ms. What fails later is not acted on: a task that was run again may fail again. */
   before: number
-  /** Tasks that were passed over, the oldest first. */
+  /** How many tasks may be acted on: as many as had failed then. So it ends, whatever the clocks say. */
+  left: number
+  /** Tasks that this pass through the list has passed over, the oldest first. */
   offset: number
+  /** Tasks that this pass has acted on. */
+  acted: number
 }

@@ -21,6 +21,8 @@ const MAX_PAYLOAD_CHARS = 20_000
 const MAX_TEXT_CHARS = 200
 const MAX_STACK_CHARS = 6_000
 const MAX_CAUSES = 3
+/** Levels of JSON: the indentation of deep values would be most of the text. */
+const MAX_JSON_DEPTH = 50
 /** Longer JSON is shown as it is: parsing it would take long. */
 const MAX_PARSED_CHARS = 200_000
 
@@ -35,7 +37,8 @@ export function taskView (task: Task, line: Line, parts: Parts, monitor: Monitor
     state,
     since: state === 'waiting' ? Monitor.queuedSince(task) : Monitor.sinceOf(task),
     due: state === 'delayed' || state === 'retrying' ? task.extra.due : null,
-    attempt: task.attempts,
+    // One that waits for a thread has not begun.
+    attempt: state === 'waiting' && task.status === RUNNING ? task.attempts - 1 : task.attempts,
     attempts: spec?.attempts ?? 1,
     progress: progressView(task.extra.progress),
     silentSince: state === 'running' ? monitor.silentSince(task) : null,
@@ -264,12 +267,15 @@ function shownResult (result: unknown): string {
   return result === undefined ? '' : shownJson(result, MAX_PAYLOAD_CHARS, 2)
 }
 
-/** A value as JSON, if it is nothing else and not longer than `length`; any other value as `shown` has it. */
+/** What JSON makes of a value, if that is all that the value says, and neither long nor deep; any other value as `shown` has it. */
 function shownJson (value: unknown, length: number, indent = 0): string {
   let room = length
-  const take = (_name: string, member: unknown): unknown => {
-    room -= typeof member === 'string' ? member.length : 1
-    if (room < 0 || !isJson(member)) throw new RangeError('No short JSON')
+  const depths = new Map<unknown, number>()
+  function take (this: unknown, name: string, member: unknown): unknown {
+    const depth = (depths.get(this) ?? 0) + 1
+    room -= (Array.isArray(this) ? 1 : name.length) + (typeof member === 'string' ? member.length : 1)
+    if (room < 0 || depth > MAX_JSON_DEPTH || !isJson(member)) throw new RangeError('No short JSON')
+    depths.set(member, depth)
     return member
   }
   try {

@@ -3,6 +3,7 @@ import { test, type Test } from 'tap'
 import { defineTask, type BackgroundTasksOptions } from '../../index'
 import { dashboard, type DashboardOptions } from '../../lib/dashboard'
 import type { GroupCursor } from '../../lib/dashboard/protocol'
+import { nextTurn } from '../../lib/shared/timers'
 import type { ListedTask, ListName as StoredList, TaskList, TaskRecord } from '../../types/backend'
 import { aheadClock, detailsAt, listPage, openStream, OWN_PAGE } from '../support/dashboard'
 import { createApp, listen, settled, signal } from '../support/server'
@@ -62,6 +63,21 @@ class ListingBackend extends StubBackend {
   }
 }
 
+function queryOf (cursor: GroupCursor): string {
+  return Object.entries(cursor).map(([name, value]) => `${name}=${value}`).join('&')
+}
+
+/** Acts on a group as the page does: again, until nothing is left. Returns the number of tasks. */
+async function actOnGroup (post: (path: string) => Promise<{ body: { done?: boolean | number, next?: GroupCursor | null } }>, path: string): Promise<number> {
+  let { body: { done, next } } = await post(path)
+  let count = done as number
+  while (next != null) {
+    ({ body: { done, next } } = await post(`${path}?${queryOf(next)}`))
+    count += done as number
+  }
+  return count
+}
+
 async function serve (t: Test, options: BackgroundTasksOptions, dashboardOptions: DashboardOptions = {}, routes = (_app: FastifyInstance): void => {}) {
   const { app } = await createApp(t, { closeTimeout: 100, ...options })
   await app.register(dashboard, { prefix: '/tasks', ...dashboardOptions })
@@ -95,6 +111,47 @@ test('figures are those of the store, however many tasks are shown; what it has 
   t.match(told.longest, [{ id: idOf(1), state: 'running', progress: { percent: 5 }, stored: true, here: false, cancellable: false, why: 'A worker has it, or had it a moment ago.' }])
   t.match(await detailsAt(at, idOf(1_000)), { state: 'failed', payload: '{\n  "n": 1000\n}', added: 1, started: 2, ended: 3, errors: [{ error: 'Error: first' }, { error: 'Error: shard 1000 is read-only' }], again: true })
   t.match(await detailsAt(at, idOf(1)), { payload: '' })
+})
+
+test('each task of a group runs again once, though it fails again at once, by a clock that is behind', async t => {
+  const backend = new ListingBackend()
+  const { failed } = backend.lists
+  for (let n = 0; n < 150; n++) failed.push(listed(n, { state: 'failed', label: 'fails', error: new Error('x'), since: Date.now() - 60_000 + n }))
+  const retried: string[] = []
+  backend.retry = async id => {
+    retried.push(id)
+    const [task] = failed.splice(failed.findIndex(task => task.id === id), 1)
+    failed.push({ ...task!, since: Date.now() - 30_000 })
+    return true
+  }
+  const { post, stream } = await serve(t, { backend })
+  const { failures } = await (await stream()).until(({ failures }) => failures.of === 150)
+  t.equal(await actOnGroup(post, `groups/${failures.groups[0]!.id}/run-again`), 150)
+  t.equal(new Set(retried).size, 150)
+  t.equal(retried.length, 150)
+})
+
+test('two pages act on a group at once, and another one removes tasks: none is passed over, none runs twice', async t => {
+  const backend = new ListingBackend()
+  const { failed } = backend.lists
+  for (let n = 0; n < 3_000; n++) failed.push(listed(n, { state: 'failed', label: n % 3 === 0 ? 'other' : 'fails', error: new Error('x') }))
+  const { retry } = backend
+  backend.retry = async id => {
+    await nextTurn()
+    return retry(id)
+  }
+  const { post, stream } = await serve(t, { backend })
+  const { failures } = await (await stream()).until(({ failures }) => failures.of !== 0)
+  const path = `groups/${failures.groups.find(({ name }) => name === 'fails')!.id}/run-again`
+  const dismissed = Array.from({ length: 300 }, (_, n) => idOf(3 * n))
+  const [one, two] = await Promise.all([
+    actOnGroup(post, path),
+    actOnGroup(post, path),
+    (async () => { for (const id of dismissed) await post(`tasks/${id}/dismiss`) })()
+  ])
+  t.equal(one + two, 2_000)
+  t.equal(new Set(backend.retried).size, 2_000)
+  t.same(failed.filter(({ label }) => label === 'fails'), [])
 })
 
 test('a list is read in parts, in either order, and searched by name, request and id', async t => {
@@ -152,11 +209,11 @@ test('a group of failures is run again, or dismissed, whole; cancelled tasks are
   const page = await listPage(at, 'failed', { group: even!, order: 'newest' })
   t.ok(page.tasks.length === 50 && page.tasks.every(({ name }) => name === 'even'))
   const first = (await post(`groups/${even}/run-again`)).body
-  t.match(first, { done: 1_000, next: { offset: 1_000 } }, 'the oldest two thousand are looked at')
-  t.same((await post(`groups/${even}/run-again?before=${first.next!.before}&offset=${first.next!.offset}`)).body, { done: 150, next: null })
+  t.match(first, { done: 1_000, next: { offset: 1_000, acted: 1_000 } }, 'the oldest two thousand are looked at')
+  t.match((await post(`groups/${even}/run-again?${queryOf(first.next!)}`)).body, { done: 150, next: null })
   t.equal(backend.retried.length, 1_150)
-  t.same((await post(`groups/${odd}/dismiss?before=0&offset=0`)).body, { done: 0, next: null }, 'what has failed since then stays')
-  t.same((await post(`groups/${odd}/dismiss?before=x&offset=-1`)).body, { done: 1_150, next: null }, 'a cursor without sense counts as none')
+  t.same((await post(`groups/${odd}/dismiss?before=0&left=9&offset=0&acted=0`)).body, { done: 0, next: null }, 'what has failed since then stays')
+  t.same((await post(`groups/${odd}/dismiss?before=x&left=9&offset=-1&acted=0`)).body, { done: 1_150, next: null }, 'a cursor without sense counts as none')
   t.same(backend.lists.failed.map(({ state }) => state), ['cancelled'])
   t.same((await post(`groups/${odd}/dismiss`)).body, { done: 0, next: null })
   const after = await viewer.until(({ totals, failures }) => totals.failed === 0 && failures.groups.length === 0)

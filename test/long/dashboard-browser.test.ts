@@ -215,6 +215,7 @@ test('the page in a browser', { skip: noBrowser }, async t => {
     const { app, url } = await serve(t)
     for (let i = 0; i < 1_234; i++) app.backgroundTasks.add({ name: `task ${i}`, delay: 600_000 }, () => {})
     for (let i = 0; i < 150; i++) app.backgroundTasks.add({ name: 'fails' }, () => { throw new Error(`number ${i}`) })
+    await until('the failures', () => app.backgroundTasks.stats().failed === 150)
     const { page, troubles } = await open(t, chromium, url, { viewport: { width: 1_280, height: 800 } })
     const group = page.locator('#failures li')
     await group.waitFor()

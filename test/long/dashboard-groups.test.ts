@@ -8,7 +8,7 @@ import type { GroupResult } from '../../lib/dashboard/protocol'
 import type { TaskBackend } from '../../types/backend'
 import { openStream, OWN_PAGE, type Told } from '../support/dashboard'
 import { createApp, listen } from '../support/server'
-import { noRedis, redis } from '../support/services'
+import { noPostgres, noRedis, postgres, redis } from '../support/services'
 import { newFile, noSqlite } from '../support/sqlite'
 import { until } from '../support/until'
 
@@ -24,7 +24,8 @@ const GROUPED = 2_000
 
 const BACKENDS: Array<[name: string, skip: string | false, create: (t: Test) => Promise<TaskBackend>]> = [
   ['SQLite', noSqlite, async t => sqlite({ file: newFile(t), retain: { failed: { count: 10_000, age: 86_400 } } })],
-  ['Redis', noRedis, async t => bullmq({ connection: (await redis(t)).url, queue: `groups-${randomUUID()}` })]
+  ['Redis', noRedis, async t => bullmq({ connection: (await redis(t)).url, queue: `groups-${randomUUID()}` })],
+  ['PostgreSQL', noPostgres, async t => bullmq({ connection: (await postgres(t)).url, queue: `groups-${randomUUID()}` })]
 ]
 
 for (const [name, skip, create] of BACKENDS) {
@@ -70,7 +71,7 @@ for (const [name, skip, create] of BACKENDS) {
         t.ok(turns >= done / 100, `${turns} turns of the event loop for ${done} tasks`)
         count += done
         if (next === null) return count
-        query = `?before=${next.before}&offset=${next.offset}`
+        query = `?${Object.entries(next).map(([name, value]) => `${name}=${value}`).join('&')}`
       }
     }
     const isEmpty = ({ totals, failures }: Told) => totals.failed === 0 && totals.running + totals.waiting + totals.later === 0 && failures.groups.length === 0

@@ -17,7 +17,7 @@ import { STORE_TIMEOUT, type ProcessProgram, type RequestProgram, type ScheduleP
  *   Order      A worker begins tasks in the order in which they were stored.
  *   Isolation  A task under which a worker died runs alone from then on.
  *   Schedule   Between two due times one run at most is stored, and with `overlap` there is one if a process works.
- *   Chain      What a completed attempt has added by `ctx.add` is stored. It fails for a fault of the store, or a close.
+ *   Chain      What a completed attempt has added by `ctx.add` is stored. Else the attempt fails: for a fault of the store, its own stop, or a close.
  *   End        A task settles once. The states add up. Where a process has closed or died, nothing begins.
  */
 
@@ -487,7 +487,7 @@ export class DurableModel {
     const durable = added.filter(({ program }) => !program.plain)
     if (end === 'completed') {
       for (const task of durable) {
-        const isStored = task.arrived !== null || task.state === 'dropped' || task.state === 'cancelled'
+        const isStored = task.arrived !== null || (task.state === 'dropped' && task.program.dedupe !== null) || task.state === 'cancelled'
         this.expect(isStored, 'Chain: not stored, though what has added it is completed', task)
       }
     } else if (result === 'ok' && durable.length !== 0) {

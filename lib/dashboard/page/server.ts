@@ -102,7 +102,8 @@ export class Server {
     const address = `groups/${encodeURIComponent(id)}/${action}`
     let { done, next } = await ask(address, 'POST') as GroupResult
     while (next !== null) {
-      const result = await ask(`${address}?before=${next.before}&offset=${next.offset}`, 'POST') as GroupResult
+      const query = Object.entries(next).map(([name, value]) => `${name}=${value}`).join('&')
+      const result = await ask(`${address}?${query}`, 'POST') as GroupResult
       done += result.done
       next = result.next
     }
