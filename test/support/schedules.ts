@@ -218,8 +218,9 @@ export function scheduleSuite (t: Test, connection: string): void {
     t.same((await next.backend.schedules(['a', 'b', 'c'])).map(({ id }) => id).sort(), ['b', 'c'])
     t.match(next.log.filter(({ msg }) => msg.startsWith('schedule removed')), [{ level: 30, schedule: { id: 'a' }, task: { name: 'task' } }])
     const ran = [...mine.ran]
-    const { time } = await (await openKept(t, connection, queue)).records.read([])
-    await until('two seconds later', async () => (await (await openKept(t, connection, queue)).records.read([])).time > time + 2_000)
+    const { records } = await openKept(t, connection, queue)
+    const { time } = await records.read([])
+    await until('two seconds later', async () => (await records.read([])).time > time + 2_000)
     t.same(mine.ran.slice(ran.length).length <= 1, true, 'the older worker stores no more')
     await next.keep([], ['more'])
     t.same((await next.backend.schedules(['a', 'b', 'c'])).map(({ id }) => id), ['c'])
