@@ -367,7 +367,6 @@ test('enabled while tasks are on their way, and disabled again', async t => {
   instrumentation.disable()
   const task = defineTask('earlier', async () => {})
   const gate = signal()
-  const begun = signal()
   const backend = new StubBackend()
   const app = Fastify({ logger: { level: 'silent' } })
   t.teardown(() => app.close())
@@ -375,7 +374,6 @@ test('enabled while tasks are on their way, and disabled again', async t => {
   let attempts = 0
   const settle = [
     app.backgroundTasks.add({ name: 'running', attempts: 2 }, async () => {
-      begun.resolve()
       await gate.promise
       if (++attempts === 1) throw new Error('boom')
     }),
@@ -388,7 +386,7 @@ test('enabled while tasks are on their way, and disabled again', async t => {
     instrumentation.enable()
     return 'x'
   })
-  await begun.promise
+  await until('both run', () => app.backgroundTasks.stats().running === 2)
   t.equal((await app.inject('/')).statusCode, 200)
   t.same(backend.written[0]![0]!.carrier, {}, 'it has no trace')
   await delayed.cancel()
