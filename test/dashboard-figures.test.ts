@@ -1,4 +1,4 @@
-import { test } from 'tap'
+import { test, type Test } from 'tap'
 import { defineTask } from '../index'
 import { dashboard } from '../lib/dashboard'
 import { aheadClock, detailsAt, listPage, openStream, OWN_PAGE, tasksAt } from './support/dashboard'
@@ -250,13 +250,19 @@ test('the last page of failures has no next one, although more have failed', asy
   t.match(await listPage(`${url}/tasks`, 'failed'), { tasks: { length: 50 }, next: null })
 })
 
-test('of many names of waiting tasks all are counted', async t => {
+/** An application whose only place is taken. */
+async function serveBusy (t: Test) {
   const end = signal()
   const { app } = await createApp(t, { concurrency: 1, closeTimeout: 100 })
   t.teardown(() => end.resolve())
   await app.register(dashboard, { prefix: '/tasks' })
   const { url } = await listen(app)
   app.backgroundTasks.add(() => end.promise)
+  return { app, url }
+}
+
+test('of many names of waiting tasks all are counted', async t => {
+  const { app, url } = await serveBusy(t)
   for (let i = 0; i < 99; i++) app.backgroundTasks.add({ name: `task ${i}` }, () => {})
   const viewer = await openStream(t, `${url}/tasks/events`)
   t.match((await viewer.until(({ waiting }) => waiting.of === 99)).waiting, { groups: { length: 50 }, more: 49 })
@@ -323,12 +329,7 @@ test('the page of a task says what is known: when its last attempt began, its wh
 })
 
 test('a delay does not count as waiting', async t => {
-  const end = signal()
-  const { app } = await createApp(t, { concurrency: 1, closeTimeout: 100 })
-  t.teardown(() => end.resolve())
-  await app.register(dashboard, { prefix: '/tasks' })
-  const { url } = await listen(app)
-  app.backgroundTasks.add(() => end.promise)
+  const { app, url } = await serveBusy(t)
   const added = Date.now()
   const { id } = app.backgroundTasks.add({ delay: 300 }, () => {})
   await until('it is due', async () => (await detailsAt(`${url}/tasks`, id)).state === 'waiting')

@@ -10,6 +10,9 @@ import type { ActionResult, GroupCursor, GroupResult } from './protocol'
 /** Failed tasks of the backend that one action on a group reads at most. The page repeats the action. */
 const MAX_READ = 2_000
 
+/** A backend may tell the same time a little differently from read to read, where it has to reckon with the clock of a server. */
+const CLOCK_SLACK_MS = 200
+
 /** The actions of the page, on tasks of this process and of the backend. Made at registration. */
 export class Actions {
   readonly #parts: Parts
@@ -36,9 +39,9 @@ export class Actions {
     const failure = this.#monitor.failures.get(id)
     if (failure !== undefined && !failure.delivered) {
       if (!failure.whole) return { done: false }
-      const id = this.#monitor.runAgain(failure)
+      const next = this.#monitor.runAgain(failure)
       this.#lists.forget()
-      return id === null ? { done: false } : { done: true, id }
+      return next === null ? { done: false } : { done: true, id: next }
     }
     const done = await this.#parts.store?.retry(id) ?? false
     if (done) this.#monitor.forget(id)
@@ -99,7 +102,7 @@ export class Actions {
   async #firstCursor (): Promise<GroupCursor> {
     const store = this.#parts.store!
     const [[newest], list] = await Promise.all([store.page('failed', 0, 1, true), store.list(1)])
-    return { before: newest?.since ?? Date.now(), left: list?.counts.failed ?? 0, offset: 0, acted: 0 }
+    return { before: (newest?.since ?? Date.now()) + CLOCK_SLACK_MS, left: list?.counts.failed ?? 0, offset: 0, acted: 0 }
   }
 
   /**

@@ -118,7 +118,7 @@ export function failureView (failure: Failure, again: boolean): TaskView {
 export function liveDetails (task: Task, line: Line, parts: Parts, monitor: Monitor, payload: string | null): TaskDetails {
   const view = taskView(task, line, parts, monitor)
   const started = view.state === 'running' ? view.since : null
-  return { ...view, progress: wholeProgress(task.extra.progress), folder: FOLDER, added: null, started, ended: null, errors: monitor.errorsOf(task).map(errorView), ...(payload !== null && { payload }) }
+  return { ...view, progress: progressView(task.extra.progress, true), folder: FOLDER, added: null, started, ended: null, errors: monitor.errorsOf(task).map(errorView), ...(payload !== null && { payload }) }
 }
 
 export function failureDetails (failure: Failure, again: boolean, payload: string | null): TaskDetails {
@@ -129,7 +129,7 @@ export function recordDetails (record: TaskRecord, again: boolean, withPayload: 
   const { added, started, ended, errors, result, payload, state } = record
   return {
     ...listedView(record, again),
-    progress: wholeProgress(record.progress),
+    progress: progressView(record.progress, true),
     folder: FOLDER,
     added,
     started,
@@ -151,7 +151,7 @@ export function endedDetails (info: { id: string, name: string, state: string, a
     due: null,
     attempt: attempts,
     attempts,
-    progress: wholeProgress(progress),
+    progress: progressView(progress, true),
     silentSince: null,
     why: 'Of a task that has ended in this process, its times, its payload and its request are not kept.',
     behind: 0,
@@ -224,15 +224,10 @@ function whyOf (task: Task, state: ViewState, line: Line, { ledger, settings, ha
   return 'It is about to run.'
 }
 
-/** A number is a percentage; in an object of two numbers, `{ page: 3, pages: 8 }`, the first is a part of the second. */
-export function progressView (value: unknown): ProgressView | null {
+/** A number is a percentage; in an object of two numbers, `{ page: 3, pages: 8 }`, the first is a part of the second. Cut off for a list. */
+export function progressView (value: unknown, isWhole = false): ProgressView | null {
   if (value === undefined) return null
-  return { percent: percentOf(value), text: shownJson(value, MAX_TEXT_CHARS) }
-}
-
-/** As in the details of a task. */
-function wholeProgress (value: unknown): ProgressView | null {
-  return value === undefined ? null : { percent: percentOf(value), text: shownJson(value, MAX_PAYLOAD_CHARS, 2) }
+  return { percent: percentOf(value), text: isWhole ? shownJson(value, MAX_PAYLOAD_CHARS, 2) : shownJson(value, MAX_TEXT_CHARS) }
 }
 
 function percentOf (value: unknown): number | null {

@@ -2,10 +2,10 @@ import type { FastifyInstance } from 'fastify'
 import { test, type Test } from 'tap'
 import { defineTask, type BackgroundTasksOptions } from '../../index'
 import { dashboard, type DashboardOptions } from '../../lib/dashboard'
-import type { GroupCursor } from '../../lib/dashboard/protocol'
+import type { GroupCursor, GroupResult } from '../../lib/dashboard/protocol'
 import { nextTurn } from '../../lib/shared/timers'
 import type { ListedTask, ListName as StoredList, TaskList, TaskRecord } from '../../types/backend'
-import { aheadClock, detailsAt, listPage, openStream, OWN_PAGE } from '../support/dashboard'
+import { actOnGroup, aheadClock, detailsAt, listPage, openStream, OWN_PAGE, queryOf } from '../support/dashboard'
 import { createApp, listen, settled, signal } from '../support/server'
 import { StubBackend } from '../support/stub-backend'
 import { until } from '../support/until'
@@ -63,21 +63,6 @@ class ListingBackend extends StubBackend {
   }
 }
 
-function queryOf (cursor: GroupCursor): string {
-  return Object.entries(cursor).map(([name, value]) => `${name}=${value}`).join('&')
-}
-
-/** Acts on a group as the page does: again, until nothing is left. Returns the number of tasks. */
-async function actOnGroup (post: (path: string) => Promise<{ body: { done?: boolean | number, next?: GroupCursor | null } }>, path: string): Promise<number> {
-  let { body: { done, next } } = await post(path)
-  let count = done as number
-  while (next != null) {
-    ({ body: { done, next } } = await post(`${path}?${queryOf(next)}`))
-    count += done as number
-  }
-  return count
-}
-
 async function serve (t: Test, options: BackgroundTasksOptions, dashboardOptions: DashboardOptions = {}, routes = (_app: FastifyInstance): void => {}) {
   const { app } = await createApp(t, { closeTimeout: 100, ...options })
   await app.register(dashboard, { prefix: '/tasks', ...dashboardOptions })
@@ -126,7 +111,7 @@ test('each task of a group runs again once, though it fails again at once, by a 
   }
   const { post, stream } = await serve(t, { backend })
   const { failures } = await (await stream()).until(({ failures }) => failures.of === 150)
-  t.equal(await actOnGroup(post, `groups/${failures.groups[0]!.id}/run-again`), 150)
+  t.equal(await actOnGroup(async path => (await post(path)).body as GroupResult, `groups/${failures.groups[0]!.id}/run-again`), 150)
   t.equal(new Set(retried).size, 150)
   t.equal(retried.length, 150)
 })
@@ -145,8 +130,8 @@ test('two pages act on a group at once, and another one removes tasks: none is p
   const path = `groups/${failures.groups.find(({ name }) => name === 'fails')!.id}/run-again`
   const dismissed = Array.from({ length: 300 }, (_, n) => idOf(3 * n))
   const [one, two] = await Promise.all([
-    actOnGroup(post, path),
-    actOnGroup(post, path),
+    actOnGroup(async path => (await post(path)).body as GroupResult, path),
+    actOnGroup(async path => (await post(path)).body as GroupResult, path),
     (async () => { for (const id of dismissed) await post(`tasks/${id}/dismiss`) })()
   ])
   t.equal(one + two, 2_000)

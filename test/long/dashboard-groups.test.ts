@@ -6,7 +6,7 @@ import { sqlite } from '../../lib/backends/sqlite'
 import { dashboard } from '../../lib/dashboard'
 import type { GroupResult } from '../../lib/dashboard/protocol'
 import type { TaskBackend } from '../../types/backend'
-import { openStream, OWN_PAGE, type Told } from '../support/dashboard'
+import { actOnGroup, openStream, OWN_PAGE, type Told } from '../support/dashboard'
 import { createApp, listen } from '../support/server'
 import { noPostgres, noRedis, postgres, redis } from '../support/services'
 import { newFile, noSqlite } from '../support/sqlite'
@@ -55,25 +55,19 @@ for (const [name, skip, create] of BACKENDS) {
       t.match(failures, { of: GROUPED, groups: { length: 1, 0: { name: 'fails', again: GROUPED, dismissible: true } } })
       return failures.groups[0]!.id
     }
-    /** Acts as the page does: again, until nothing is left. Returns the number of tasks. */
-    async function act (path: string): Promise<number> {
-      let count = 0
-      for (let query = ''; ;) {
-        let turns = 0
-        let isOver = false
-        const turn = () => {
-          turns++
-          if (!isOver) setImmediate(turn)
-        }
-        turn()
-        const { done, next } = await (await fetch(`${url}/tasks/groups/${path}${query}`, { method: 'POST', headers: OWN_PAGE })).json() as GroupResult
-        isOver = true
-        t.ok(turns >= done / 100, `${turns} turns of the event loop for ${done} tasks`)
-        count += done
-        if (next === null) return count
-        query = `?${Object.entries(next).map(([name, value]) => `${name}=${value}`).join('&')}`
+    const act = (path: string) => actOnGroup(async path => {
+      let turns = 0
+      let isOver = false
+      const turn = () => {
+        turns++
+        if (!isOver) setImmediate(turn)
       }
-    }
+      turn()
+      const result = await (await fetch(`${url}/tasks/groups/${path}`, { method: 'POST', headers: OWN_PAGE })).json() as GroupResult
+      isOver = true
+      t.ok(turns >= result.done / 100, `${turns} turns of the event loop for ${result.done} tasks`)
+      return result
+    }, path)
     const isEmpty = ({ totals, failures }: Told) => totals.failed === 0 && totals.running + totals.waiting + totals.later === 0 && failures.groups.length === 0
 
     const group = await fill()

@@ -7,7 +7,7 @@ import { test, type Test } from 'tap'
 import { build } from '../../examples/dashboard'
 import backgroundTasks, { defineTask, type BackgroundTasksOptions } from '../../index'
 import { dashboard, type DashboardOptions } from '../../lib/dashboard'
-import type { SecondView } from '../../lib/dashboard/protocol'
+import type { ProgressView, SecondView } from '../../lib/dashboard/protocol'
 import { detailsAt, listPage, openStream, OWN_PAGE, tasksAt } from '../support/dashboard'
 import { http2Client, rawClient } from '../support/client'
 import { createApp, listen, settled, signal, turns } from '../support/server'
@@ -238,14 +238,11 @@ test('what is shown is bounded: names, ids of requests, arguments, stacks; and a
   t.ok(error!.stack.length <= 6_001)
 })
 
-test('progress: a share of a whole, or whatever else', async t => {
-  const values: Array<[unknown, number | null]> = [
-    [0, 0], [42, 42], [100, 100], [101, null], [-1, null], ['half', null], [null, null], [{ page: 3, pages: 4 }, 75], [[1, 2], 50],
-    [{ done: 3, of: 2 }, null], [{ done: 0, of: 0 }, null], [{ done: -1, of: 2 }, null], [{ done: 1 }, null], [{ done: '1', of: 2 }, null], [{ done: 1, of: '2' }, null], [{ a: 1, b: 2, c: 3 }, null]
-  ]
+/** What the page shows of tasks that note these values. */
+async function progressOf (t: Test, values: unknown[]): Promise<ProgressView[]> {
   const end = signal()
   const report = defineTask('report', async (index: number, ctx) => {
-    ctx.progress(values[index]![0])
+    ctx.progress(values[index])
     await end.promise
   })
   const { app, tasks: read } = await serve(t, { tasks: [report] })
@@ -253,7 +250,16 @@ test('progress: a share of a whole, or whatever else', async t => {
   values.forEach((_value, index) => app.backgroundTasks.add({ name: String(index) }, report, index))
   await settled(app, { running: values.length })
   const tasks = await read()
-  values.forEach(([value, percent], index) => t.equal(tasks.find(({ name }) => name === String(index))!.progress!.percent, percent, JSON.stringify(value)))
+  return values.map((_value, index) => tasks.find(({ name }) => name === String(index))!.progress!)
+}
+
+test('progress: a share of a whole, or whatever else', async t => {
+  const values: Array<[unknown, number | null]> = [
+    [0, 0], [42, 42], [100, 100], [101, null], [-1, null], ['half', null], [null, null], [{ page: 3, pages: 4 }, 75], [[1, 2], 50],
+    [{ done: 3, of: 2 }, null], [{ done: 0, of: 0 }, null], [{ done: -1, of: 2 }, null], [{ done: 1 }, null], [{ done: '1', of: 2 }, null], [{ done: 1, of: '2' }, null], [{ a: 1, b: 2, c: 3 }, null]
+  ]
+  const shown = await progressOf(t, values.map(([value]) => value))
+  values.forEach(([value, percent], index) => t.equal(shown[index]!.percent, percent, JSON.stringify(value)))
 })
 
 test('progress and results are JSON where they are nothing else, and otherwise as Node shows them', async t => {
@@ -270,17 +276,8 @@ test('progress and results are JSON where they are nothing else, and otherwise a
     [deep, /^\{\n {2}in: \{/], [Array(300).fill(1), /^\[\n {2}1, 1, 1/], [{ text: 'x'.repeat(300) }, /^\{\n {2}text: 'xxx/],
     ['half', '"half"'], [null, 'null'], [7, '7']
   ]
-  const end = signal()
-  const report = defineTask('report', async (index: number, ctx) => {
-    ctx.progress(values[index]![0])
-    await end.promise
-  })
-  const { app, tasks: read } = await serve(t, { tasks: [report] })
-  t.teardown(() => end.resolve())
-  values.forEach((_value, index) => app.backgroundTasks.add({ name: String(index) }, report, index))
-  await settled(app, { running: values.length })
-  const tasks = await read()
-  values.forEach(([, text], index) => t.match(tasks.find(({ name }) => name === String(index))!.progress!.text, text, String(text)))
+  const shown = await progressOf(t, values.map(([value]) => value))
+  values.forEach(([, text], index) => t.match(shown[index]!.text, text, String(text)))
 })
 
 test('progress whose members cannot be read is shown as it can be, and harms nobody', async t => {

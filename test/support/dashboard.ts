@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import type { ListName, Overview, TaskDetails, TaskPage, TaskView } from '../../lib/dashboard/protocol'
+import type { GroupCursor, GroupResult, ListName, Overview, TaskDetails, TaskPage, TaskView } from '../../lib/dashboard/protocol'
 import { signal } from './server'
 import { NEVER_MS } from './until'
 
@@ -81,6 +81,21 @@ export async function tasksAt (at: string, headers: Record<string, string> = {})
 /** The data of a task's page. */
 export async function detailsAt (at: string, id: string, headers: Record<string, string> = {}): Promise<TaskDetails> {
   return (await ask(`${at}/tasks/${id}`, headers) as { task: TaskDetails }).task
+}
+
+/** Acts on a group as the page does: again, until nothing is left. Returns the number of tasks. */
+export async function actOnGroup (post: (path: string) => Promise<GroupResult>, path: string): Promise<number> {
+  let { done, next } = await post(path)
+  while (next !== null) {
+    const result = await post(`${path}?${queryOf(next)}`)
+    done += result.done
+    next = result.next
+  }
+  return done
+}
+
+export function queryOf (cursor: GroupCursor): string {
+  return Object.entries(cursor).map(([name, value]) => `${name}=${value}`).join('&')
 }
 
 /** The clock of `Date.now()`, as far ahead as the test says. */

@@ -5,7 +5,7 @@ import { go, usePolled } from './hooks'
 import { ago, due, duration, number, plural } from './model/format'
 import { addressOf, listRoute, type ListRoute, TITLES } from './model/route'
 import { stillList } from './model/still'
-import { Progress, TaskLink, whereOf } from './parts'
+import { isStuck, Progress, TaskLink, whereOf } from './parts'
 import { server } from './server'
 import { TaskActions } from './task-actions'
 
@@ -123,17 +123,17 @@ function Rows ({ route, page, latest, now, stuckAfter, onRefresh, onDone }: Rows
 }
 
 function Row ({ task, gone, list, now, stuckAfter, onDone }: { task: TaskView, gone: boolean, list: ListName, now: number, stuckAfter: number, onDone: () => void }) {
-  const isStuck = task.state === 'running' && task.silentSince !== null && now - task.silentSince > stuckAfter
+  const stuck = isStuck(task, now, stuckAfter)
   const isLate = LATE.includes(task.state) && task.since !== null && now - task.since > stuckAfter
   return (
-    <li data-gone={gone} data-stuck={isStuck && !gone} data-late={isLate && !gone}>
+    <li data-gone={gone} data-stuck={stuck && !gone} data-late={isLate && !gone}>
       <span class='what'>
         <TaskLink task={task} />
         <span class='where'>{whereOf(task)}</span>
-        {gone ? <span class='why'>It is not in this list any more.</span> : <Notes task={task} isStuck={isStuck} />}
+        {gone ? <span class='why'>It is not in this list any more.</span> : <Notes task={task} isStuck={stuck} />}
       </span>
       <span class='when'>
-        <span class='for'>{isStuck && !gone && 'stuck, '}{gone ? '' : timeOf(task, now)}</span>
+        <span class='for'>{stuck && !gone && 'stuck, '}{gone ? '' : timeOf(task, now)}</span>
         {task.attempt !== 0 && (task.attempts > 1 || list === 'later') && <span class='where'>{attemptOf(task)}</span>}
       </span>
       {gone ? <span class='actions' /> : <TaskActions task={task} onDone={onDone} />}

@@ -3,7 +3,7 @@ import { Failures } from './failures'
 import { duration, number, plural, rate } from './model/format'
 import { addressOf, listRoute } from './model/route'
 import { summaryOf } from './model/summary'
-import { Action, Progress, TaskLink, whereOf } from './parts'
+import { Action, isStuck, Progress, TaskLink, whereOf } from './parts'
 import { Plots } from './plots'
 import { server } from './server'
 
@@ -93,14 +93,14 @@ function LongestRunning ({ overview: { longest, stuckAfter, totals }, now }: { o
         ? <p class='more'>Nothing runs.</p>
         : (
           <ul class='card'>
-            {longest.map(task => ({ task, isStuck: task.silentSince !== null && now - task.silentSince > stuckAfter })).map(({ task, isStuck }) => (
-              <li key={task.id} data-stuck={isStuck}>
+            {longest.map(task => (
+              <li key={task.id} data-stuck={isStuck(task, now, stuckAfter)}>
                 <span class='what'>
                   <TaskLink task={task} />
                   <span class='where'>{whereOf(task)}</span>
                   <Progress name={task.name} progress={task.progress} />
                 </span>
-                <span class='for'>{isStuck && 'stuck, '}{task.since === null ? '–' : duration(now - task.since)}</span>
+                <span class='for'>{isStuck(task, now, stuckAfter) && 'stuck, '}{task.since === null ? '–' : duration(now - task.since)}</span>
               </li>
             ))}
           </ul>

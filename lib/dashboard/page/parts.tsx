@@ -88,6 +88,11 @@ export function TaskLink ({ task, children }: { task: Pick<TaskView, 'id' | 'nam
   return <a class='name' href={addressOf({ page: 'task', id: task.id })}>{children ?? task.name}</a>
 }
 
+/** Whether a task runs, and has given no sign of life for too long. */
+export function isStuck ({ silentSince }: TaskView, now: number, stuckAfter: number): boolean {
+  return silentSince !== null && now - silentSince > stuckAfter
+}
+
 export function whereOf (task: TaskView): string {
   return (task.requestId === null ? 'added by the application' : `request ${task.requestId}`) + (task.stored ? ', stored' : '')
 }

@@ -4,7 +4,7 @@ import { go, usePolled } from './hooks'
 import { ago, due, duration, number, plural } from './model/format'
 import { addressOf, listRoute } from './model/route'
 import { partsOf } from './model/stack'
-import { Progress } from './parts'
+import { isStuck, Progress } from './parts'
 import { server } from './server'
 import { TaskActions } from './task-actions'
 
@@ -42,17 +42,17 @@ function Unknown ({ id }: { id: string }) {
 }
 
 function Task ({ task, overview: { stuckAfter }, now, onDone }: { task: TaskDetails, overview: Overview, now: number, onDone: (id: string) => void }) {
-  const { id, name, state, requestId, attempt, attempts, why, behind, progress, silentSince, stored, here, errors, payload, result, folder } = task
+  const { id, name, state, requestId, attempt, attempts, why, behind, progress, stored, here, errors, payload, result, folder } = task
   // Of what has ended in this process, that is not kept.
   const isForgotten = here && !stored && ENDED.includes(state) && state !== 'failed'
-  const isStuck = state === 'running' && silentSince !== null && now - silentSince > stuckAfter
+  const stuck = isStuck(task, now, stuckAfter)
   return (
     <>
       <div class='task-head'>
-        <h2 id='task-title'>{name} <span class='state' data-state={state} data-stuck={isStuck}>{isStuck ? 'Stuck' : STATES[state] ?? state}</span></h2>
+        <h2 id='task-title'>{name} <span class='state' data-state={state} data-stuck={stuck}>{stuck ? 'Stuck' : STATES[state] ?? state}</span></h2>
         <TaskActions task={task} onDone={onDone} />
       </div>
-      <Timeline task={task} now={now} isStuck={isStuck} />
+      <Timeline task={task} now={now} isStuck={stuck} />
       {progress !== null && <WideProgress name={name} progress={progress} />}
       {why !== '' && <p class='why'>{why}{behind > 0 && ` ${plural(behind, 'task of its request waits', 'tasks of its request wait')} for it.`}</p>}
       <dl class='card facts'>
