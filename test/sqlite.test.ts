@@ -260,24 +260,45 @@ test('old tasks and those that are too many go', { skip: noSqlite }, async t => 
   t.ok(await until('the cancelled one is gone', async () => await backend.find(cancelled.id) === null), 'as old ones as the option says')
 })
 
-test('a worker that has nothing to do, and nothing to remove any more, writes nothing', { skip: noSqlite }, async t => {
-  const { StatementSync } = process.getBuiltinModule('node:sqlite' as never) as { StatementSync: { prototype: { run (...values: unknown[]): unknown } } }
+/** Counts the statements that any connection of this process runs from now on, or those with this text. */
+function countRuns (t: Test, sql?: string): () => number {
+  const { StatementSync } = process.getBuiltinModule('node:sqlite' as never) as { StatementSync: { prototype: { sourceSQL: string, run (...values: unknown[]): unknown } } }
   const { run } = StatementSync.prototype
   let runs = 0
   StatementSync.prototype.run = function (...values) {
-    runs++
+    if (sql === undefined || this.sourceSQL === sql) runs++
     return run.apply(this, values)
   }
   t.teardown(() => { StatementSync.prototype.run = run })
+  return () => runs
+}
+
+test('the end of a task and the begin of the next one are one transaction', { skip: noSqlite }, async t => {
+  const { backend } = await open(t, { file: newFile(t) })
+  await backend.store([Array.from({ length: 100 }, () => stored())])
+  const transactions = countRuns(t, 'COMMIT')
+  let ended = 0
+  await work(backend, 1, async () => {
+    await sleep(1)
+    ended++
+    return { state: 'completed', result: undefined }
+  })
+  await until('all', () => ended === 100)
+  const count = transactions()
+  t.ok(count >= 100 && count < 150, `${count} for 100 tasks`)
+})
+
+test('a worker that has nothing to do, and nothing to remove any more, writes nothing', { skip: noSqlite }, async t => {
+  const runs = countRuns(t)
   const { backend } = await open(t, { file: ':memory:', retain: { completed: { age: 1_000, count: 0 } } })
   await work(backend, 1, async () => ({ state: 'completed', result: undefined }))
   const task = stored()
   await backend.store([[task]])
   await until('it is removed', async () => await backend.find(task.id) === null)
   await sleep(100)
-  const before = runs
+  const before = runs()
   await sleep(2_500)
-  t.equal(runs, before)
+  t.equal(runs(), before)
 })
 
 test('many old tasks go soon, and a few at a time: they hold the thread', { skip: noSqlite }, async t => {
