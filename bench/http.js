@@ -41,7 +41,7 @@ async function measure (row, { build, against, separate, processes, pairs, milli
 
     const slice = async (side, milliseconds) => {
       await servers[side].call('begin', { side })
-      const { requests } = await load.call('run', { port: ports[side], method: 'GET', path: PATH, milliseconds })
+      const { requests } = await load.call('run', { port: ports[side], method: 'GET', path: PATH, milliseconds, awake: true })
       return servers[side].call('end', { requests })
     }
 

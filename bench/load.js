@@ -83,9 +83,12 @@ answer({
     connections.push({ port, opened })
   },
 
-  /** Sends requests for the given time. Resolves with their number and latencies. */
-  async run ({ port, method, path, milliseconds }) {
-    const sleep = stayAwake()
+  /**
+   * Sends requests for the given time. Resolves with their number and latencies.
+   * @param awake whether to stay awake meanwhile, where nothing else needs the processor
+   */
+  async run ({ port, method, path, milliseconds, awake = false }) {
+    const sleep = awake ? stayAwake() : () => {}
     const request = Buffer.from(`${method} ${path} HTTP/1.1\r\nHost: ${HOST}:${port}\r\n${method === 'POST' ? 'Content-Length: 0\r\n' : ''}\r\n`)
     const latencies = []
     const begin = performance.now()
