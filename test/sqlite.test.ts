@@ -560,6 +560,22 @@ test('a batch that cannot be stored is refused alone, and whole', { skip: noSqli
   await t.rejects(backend.store([[bad]]), /too big/)
 })
 
+test('a large batch is refused whole, for a task in it or after busyTimeout, and what follows is stored', { skip: noSqlite }, async t => {
+  const file = newFile(t)
+  const { backend } = await open(t, { file, busyTimeout: 400 })
+  const batch = Array.from({ length: 1_001 }, () => stored())
+  const bad = stored()
+  const other = rawConnection(file)
+  t.teardown(() => other.close())
+  other.exec(`CREATE TRIGGER refuse BEFORE INSERT ON tasks WHEN new.id = '${bad.id}' BEGIN SELECT RAISE(ABORT, 'too big'); END`)
+  await t.rejects(backend.store([[...batch, bad]]), /too big/)
+  other.exec('BEGIN IMMEDIATE')
+  await t.rejects(backend.store([batch]), { message: 'another process has held the file for 400 ms' })
+  other.exec('COMMIT')
+  t.equal(await backend.find(batch[0]!.id), null)
+  t.same(await backend.store([batch]), [batch.map(({ id }) => id)])
+})
+
 test('a batch that waits behind another one, and then for the file, is answered within the default storeTimeout', { skip: noSqlite }, async t => {
   const file = newFile(t)
   const { app } = await createApp(t, { file }, { worker: false })

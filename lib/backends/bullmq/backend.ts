@@ -150,7 +150,7 @@ export class BullmqBackend implements TaskBackend {
   }
 
   async list (limit: number): Promise<TaskList> {
-    const [{ active = 0, waiting = 0, delayed = 0, failed = 0, completed = 0 }, ...lists] = await Promise.all([
+    const [{ active, waiting, delayed, failed, completed }, ...lists] = await Promise.all([
       this.#queue.getJobCounts('active', 'waiting', 'delayed', 'failed', 'completed'),
       ...LISTED.map(list => this.#jobs(list, 0, limit, list === 'failed'))
     ])
