@@ -5,6 +5,7 @@ import { defineTask } from '../index'
 import { bullmq } from '../lib/backends/bullmq'
 import { chooseWriter } from '../lib/backends/bullmq/choose-writer'
 import type { JobWriter } from '../lib/backends/bullmq/job-writer'
+import { addToPostgres } from '../lib/backends/bullmq/postgres/batches'
 import { createApp } from './support/server'
 import { noPostgres, noRedis, postgres, redis } from './support/services'
 
@@ -36,4 +37,15 @@ test('beside a version that is not known BullMQ stores the tasks', async t => {
 
 test('there are two writers', async t => {
   t.throws(() => bullmq({ connection: 'redis://127.0.0.1', writer: 'fast' as never }), { code: 'FST_BGT_INVALID_OPTION', message: /'writer' must be 'direct' or 'plain'/ })
+})
+
+test('Postgres: an error that is not its answer is told, as the request may have stopped waiting', async t => {
+  const silent = new Error('timeout exceeded when trying to connect')
+  const refused = Object.assign(new Error('permission denied'), { code: '42501' })
+  for (const [error, told] of [[silent, [silent]], [refused, []]] as const) {
+    const failures: Error[] = []
+    const ends = await addToPostgres([[], []], async () => { throw error }, failure => failures.push(failure))
+    t.strictSame(ends, [error, error])
+    t.strictSame(failures, told)
+  }
 })

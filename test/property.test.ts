@@ -1,11 +1,10 @@
 import fc from 'fast-check'
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { connect, type AddressInfo } from 'node:net'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { test } from 'tap'
 import backgroundTasks, { defineTask, UnrecoverableError, type AppBackgroundTasks, type BackgroundTasks, type TaskContext, type TaskOptions } from '../index'
 import { lateAddWarning } from '../lib/observe/report'
+import { gc } from './support/garbage'
 import { Model, RequestRecord, TaskRecord } from './support/model'
 import { programs, type Program, type RequestProgram, type Step } from './support/program'
 import { signal, turns } from './support/server'
@@ -354,9 +353,6 @@ function predicate (model: Model, task: TaskRecord, outcome: Parameters<Model['j
   if (task.judged === 'threw') throw new ExpectedError('of a predicate')
   return task.judged
 }
-
-setFlagsFromString('--expose-gc')
-const gc: () => void = runInNewContext('gc')
 
 test('random programs end as the model says, and leave nothing behind', { timeout: 5 * DEADLINE + numRuns * 100 }, async t => {
   // An error that nobody catches ends the process before fast-check can name the seed.

@@ -219,7 +219,7 @@ test('runs that the file refuses are logged, and stored when it takes them', { s
   t.teardown(() => raw.close())
   raw.exec('ALTER TABLE schedules RENAME TO elsewhere')
   clock.tick(MINUTE)
-  await soon('the line', () => lines.some(({ msg }) => msg === 'SQLite: the runs of schedules could not be stored'))
+  await soon('the line', () => lines.some(({ msg, err }) => msg === 'SQLite: the runs of schedules could not be stored' && /no such table/.test(err.message)))
   clock.tick(1_000)
   raw.exec('ALTER TABLE elsewhere RENAME TO schedules')
   await soon('the run', () => { clock.tick(1_000); return runs.length === 1 })

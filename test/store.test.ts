@@ -6,6 +6,7 @@ import { defineTask, errorCodes, type BackgroundTasksOptions } from '../index'
 import { MAX_TIMER_MS } from '../lib/shared/check-options'
 import { setPropagation } from '../lib/observe/propagation'
 import { Store } from '../lib/store/store'
+import { gc } from './support/garbage'
 import { getAndLeave } from './support/client'
 import { ends, until } from './support/until'
 import { createApp as createPlainApp, listen, signal, turns } from './support/server'
@@ -875,4 +876,35 @@ test('settled follows a task into the backend', async t => {
   backend.onStore = async tasks => tasks.map(() => 'another')
   const dropped = await add()
   t.equal(await dropped.early, 'dropped')
+})
+
+test('more tasks than are looked at in one turn are stored with one reply, each with its own answer', async t => {
+  const { app, backend } = await createApp(t)
+  backend.onStore = async tasks => tasks.map(({ id }, index) => index === 7 ? 'another' : id)
+  let handles: TaskHandle[] = []
+  app.get('/', async request => {
+    handles = Array.from({ length: 2_500 }, (_, n) => request.backgroundTasks.add({ dedupe: String(n) }, task, n))
+    return 'x'
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+  t.equal(backend.written.flat().length, handles.length)
+  t.same(new Set(handles.map(({ state }) => state)), new Set(['stored', 'dropped']))
+  t.equal(handles.findIndex(({ state }) => state === 'dropped'), 7)
+})
+
+test('a request keeps no task that was cancelled before it was stored', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async ({ backgroundTasks }) => {
+    const cancelled = async () => {
+      const handle = backgroundTasks.add(task, 1)
+      await handle.cancel()
+      return new WeakRef(handle)
+    }
+    const handle = await cancelled()
+    await backgroundTasks.flush()
+    await turns(2)
+    gc()
+    return handle.deref()?.state ?? 'collected'
+  })
+  t.equal((await app.inject('/')).body, 'collected')
 })

@@ -1,10 +1,9 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { writeFileSync } from 'node:fs'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { MessagePort } from 'node:worker_threads'
 import { test, type Test } from 'tap'
 import { defineTask } from '../index'
+import { gc } from './support/garbage'
 import { block, createApp, settled, signal, turns } from './support/server'
 import { moduleFile } from './support/threads'
 import { until } from './support/until'
@@ -241,8 +240,6 @@ test('a lease holds nothing of its first task, however long it lasts', async t =
     als.exit(() => handle.settled().then(() => stores.every(ref => ref.deref() === undefined) || added > 2_000 ? gate.resolve() : add()))
   }
   for (let n = 0; n < 4; n++) add()
-  setFlagsFromString('--expose_gc')
-  const gc = runInNewContext('gc') as () => void
   const timer = setInterval(gc, 20)
   t.teardown(() => clearInterval(timer))
   await gate.promise

@@ -1,13 +1,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import workerThreads, { MessagePort } from 'node:worker_threads'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import Fastify from 'fastify'
 import backgroundTasks, { defineTask, type TaskHandle } from '../index'
+import { gc } from './support/garbage'
 import { begun, createApp } from './support/server'
 import { folder, moduleFile } from './support/threads'
 
@@ -144,8 +143,6 @@ test('a thread does not keep what the async context of its first task holds', as
     stores.push(new WeakRef(store))
     await als.run(store, () => app.backgroundTasks.add(task, n)).settled()
   }
-  setFlagsFromString('--expose_gc')
-  const gc = runInNewContext('gc') as () => void
   for (let i = 0; i < 100 && stores[0].deref() !== undefined; i++) {
     await sleep(10)
     gc()

@@ -7,7 +7,7 @@ const OWN_TIMERS: Timers = { clearTimeout, setTimeout }
 
 /**
  * Like `setTimeout`, but lets pending I/O run first: after a blocked event loop, Node runs due timers before it polls for events.
- * @param ms any number; a wait above {@link MAX_TIMER_MS} takes several timers
+ * @param ms any number, also a negative one; a wait above {@link MAX_TIMER_MS} takes several timers
  * @param keepsProcess whether the timer keeps the process alive
  * @returns a function that clears the deadline
  */
@@ -33,14 +33,17 @@ export function setTaskTimeout (callback: () => void, ms: number): () => void {
   return setLongTimeout(ms, callback, true, globalThis)
 }
 
-/** `setTimeout` for any number of ms: Node's own calls back at once for more than 24.8 days. Returns a function that clears it. */
+/**
+ * `setTimeout` for any number of ms: Node's own calls back at once for more than 24.8 days, and warns of a negative number. Returns a
+ * function that clears it.
+ */
 export function setLongTimeout (ms: number, callback: () => void, keepsProcess = true, { clearTimeout, setTimeout } = OWN_TIMERS): () => void {
   let timer: NodeJS.Timeout
   const wait = (left: number) => {
     timer = left > MAX_TIMER_MS ? setTimeout(wait, MAX_TIMER_MS, left - MAX_TIMER_MS) : setTimeout(callback, left)
     if (!keepsProcess) timer.unref()
   }
-  wait(ms)
+  wait(Math.max(ms, 0))
   return () => clearTimeout(timer)
 }
 

@@ -238,6 +238,11 @@ test('what is shown is bounded: names, ids of requests, arguments, stacks; and a
   t.ok(error!.stack.length <= 6_001)
 })
 
+/** An array in an array, and so on, so many in all. */
+function nested (depth: number): unknown[] {
+  return depth === 1 ? [] : [nested(depth - 1)]
+}
+
 /** What the page shows of tasks that note these values. */
 async function progressOf (t: Test, values: unknown[]): Promise<ProgressView[]> {
   const end = signal()
@@ -255,7 +260,7 @@ async function progressOf (t: Test, values: unknown[]): Promise<ProgressView[]> 
 
 test('progress: a share of a whole, or whatever else', async t => {
   const values: Array<[unknown, number | null]> = [
-    [0, 0], [42, 42], [100, 100], [101, null], [-1, null], ['half', null], [null, null], [{ page: 3, pages: 4 }, 75], [[1, 2], 50],
+    [0, 0], [42, 42], [100, 100], [101, null], [-1, null], ['half', null], [null, null], [{ page: 3, pages: 4 }, 75], [[1, 2], 50], [{ done: 0, of: 4 }, 0], [{ done: 0.5, of: 2 }, 25],
     [{ done: 3, of: 2 }, null], [{ done: 0, of: 0 }, null], [{ done: -1, of: 2 }, null], [{ done: 1 }, null], [{ done: '1', of: 2 }, null], [{ done: 1, of: '2' }, null], [{ a: 1, b: 2, c: 3 }, null]
   ]
   const shown = await progressOf(t, values.map(([value]) => value))
@@ -273,7 +278,7 @@ test('progress and results are JSON where they are nothing else, and otherwise a
     [[1.5, 'two'], '[1.5,"two"]'], [{ at: new Date(0) }, '{"at":"1970-01-01T00:00:00.000Z"}'],
     [{ nothing: undefined }, '{ nothing: undefined }'], [{ rate: NaN }, '{ rate: NaN }'], [new Map([[1, 2]]), 'Map(1) { 1 => 2 }'], [{ size: 5n }, '{ size: 5n }'],
     [{ run () {} }, '{ run: [Function: run] }'], [circle, '<ref *1> { self: [Circular *1] }'], [{ toJSON () { throw new Error('no') } }, '{ toJSON: [Function: toJSON] }'],
-    [deep, /^\{\n {2}in: \{/], [Array(300).fill(1), /^\[\n {2}1, 1, 1/], [{ text: 'x'.repeat(300) }, /^\{\n {2}text: 'xxx/],
+    [deep, /^\{\n {2}in: \{/], [nested(50), '['.repeat(50) + ']'.repeat(50)], [nested(51), '[ [ [ [Array] ] ] ]'], [Array(300).fill(1), /^\[\n {2}1, 1, 1/], [{ text: 'x'.repeat(300) }, /^\{\n {2}text: 'xxx/],
     ['half', '"half"'], [null, 'null'], [7, '7']
   ]
   const shown = await progressOf(t, values.map(([value]) => value))

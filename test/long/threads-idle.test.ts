@@ -1,16 +1,13 @@
 import { once } from 'node:events'
-import { queryObjects, setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
+import { queryObjects } from 'node:v8'
 import type { Worker } from 'node:worker_threads'
 import { test } from 'tap'
 import { defineTask } from '../../index'
 import { ThreadChannel } from '../../lib/threads/channel'
+import { gc } from '../support/garbage'
 import { createApp, listen, resultOf } from '../support/server'
 import { moduleFile } from '../support/threads'
 import { until } from '../support/until'
-
-setFlagsFromString('--expose-gc')
-const gc: () => void = runInNewContext('gc')
 
 /** How many channels there are that something keeps. */
 function channels (): number {

@@ -173,7 +173,7 @@ export function taskRecord (job: TaskJob, list: ListName): TaskRecord {
 }
 
 function errorOf (job: TaskJob): Error {
-  return errorWith(job.failedReason as string, job.stacktrace?.at(-1))
+  return errorWith(job.failedReason as string, (job.stacktrace as string[]).at(-1))
 }
 
 /** The message at the beginning of a stack, behind the name of the error's class. */

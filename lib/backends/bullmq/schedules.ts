@@ -130,7 +130,7 @@ class RunningSchedule {
   #wait (ms: number): void {
     this.#clearTimer()
     if (this.#isStopped || ms === Infinity) return
-    this.#clearTimer = setLongTimeout(Math.min(Math.max(ms, 0), MAX_WAIT_MS), () => { this.#look = this.#lookAgain() }, false)
+    this.#clearTimer = setLongTimeout(Math.min(ms, MAX_WAIT_MS), () => { this.#look = this.#lookAgain() }, false)
   }
 
   async #lookAgain (): Promise<void> {

@@ -173,6 +173,6 @@ export class Subscription {
     this.#lost()
     // Behind the acknowledgements: the close of a connection overtakes them (amqplib 2.3).
     await atMost(ms, Promise.allSettled([channel?.close()]))
-    await this.#broker.close(Math.max(deadline - now(), 0))
+    await this.#broker.close(deadline - now())
   }
 }

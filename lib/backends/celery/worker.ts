@@ -242,6 +242,6 @@ export class CeleryWorker implements Subscriber {
     for (const held of this.#shelf.clear()) if (held.wait === 0) this.#ends.track(this.#ends.putBack(held))
     await atMost(ms, this.#ends.tracked())
     this.#ends.close()
-    await this.#subscription.close(Math.max(deadline - now(), 0))
+    await this.#subscription.close(deadline - now())
   }
 }

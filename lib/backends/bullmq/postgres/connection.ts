@@ -29,10 +29,9 @@ export class Sockets {
 /**
  * A pool, and clients beside it, whose search path is the schema: BullMQ does the same with a pool that it makes itself.
  * @param schema quoted
- * @param listens whether a worker is to listen with a client beside the pool
  */
 export function ownConnections (
-  pg: { Pool: typeof Pool, Client: typeof Client }, connection: string | object, schema: string, { connectMs, queryMs }: Timeouts, sockets: Sockets, listens: boolean
+  pg: { Pool: typeof Pool, Client: typeof Client }, connection: string | object, schema: string, { connectMs, queryMs }: Timeouts, sockets: Sockets
 ): Pick<PoolSource, 'pool' | 'isOwn' | 'newClient'> {
   const given: { options?: string } = typeof connection === 'string' ? { connectionString: connection } as object : connection
   const searchPath = `-c search_path=${schema}`
@@ -46,6 +45,6 @@ export function ownConnections (
   return {
     pool: new pg.Pool(options) as unknown as PoolSource['pool'],
     isOwn: true,
-    newClient: listens ? () => new pg.Client({ ...options, keepAlive: true, keepAliveInitialDelayMillis: KEEP_ALIVE_MS }) : null
+    newClient: () => new pg.Client({ ...options, keepAlive: true, keepAliveInitialDelayMillis: KEEP_ALIVE_MS })
   }
 }

@@ -48,8 +48,8 @@ export class PostgresServer implements Server {
   #bullmq!: BullMQ
   #pg!: typeof import('pg')
   #clock!: ServerClock
-  /** Those of the queue, and of the worker. */
-  #pools: TaskPool[] = []
+  #queuePool: TaskPool | null = null
+  #workerPool: TaskPool | null = null
   #pruning: Pruning | null = null
   #heartbeat: Heartbeat | null = null
   #isStopped = false
@@ -61,7 +61,7 @@ export class PostgresServer implements Server {
   }
 
   get pool (): TaskPool {
-    return this.#pools[0]!
+    return this.#queuePool as TaskPool
   }
 
   load (): BullMQ {
@@ -77,9 +77,9 @@ export class PostgresServer implements Server {
 
   async openQueue (silenceMs: number): Promise<Queue<JobData>> {
     this.#isStopped = false
-    this.#pools = []
+    this.#workerPool = null
     this.#clock = new ServerClock(() => this.pool.serverTime())
-    const pool = this.#openPool({ connectMs: silenceMs, queryMs: LATE_ANSWER * silenceMs }, false)
+    const pool = this.#queuePool = this.#openPool({ connectMs: silenceMs, queryMs: LATE_ANSWER * silenceMs })
     // BullMQ leaves the tables of a ready pool to its owner.
     const client = await pool.borrow()
     try {
@@ -91,14 +91,12 @@ export class PostgresServer implements Server {
     return new Queue(this.#options.queue, { connection: pool }).on('error', this.#trouble) as unknown as Queue<JobData>
   }
 
-  #openPool (timeouts: Timeouts, listens: boolean): TaskPool {
+  #openPool (timeouts: Timeouts): TaskPool {
     const { connection } = this.#options
     const connections = isPool(connection)
       ? { pool: connection as PoolSource['pool'], isOwn: false, newClient: null }
-      : ownConnections(this.#pg, connection, this.#bullmq.quoteSchemaName(this.#schema), timeouts, this.#sockets, listens)
-    const pool = new TaskPool({ ...connections, clock: this.#clock, readOnly: error => this.#lost(error) })
-    this.#pools.push(pool)
-    return pool
+      : ownConnections(this.#pg, connection, this.#bullmq.quoteSchemaName(this.#schema), timeouts, this.#sockets)
+    return new TaskPool({ ...connections, clock: this.#clock, readOnly: error => this.#lost(error) })
   }
 
   /** One connection does not answer, or leads to a server that is not the primary any more: nor will the others be of use. */
@@ -136,7 +134,7 @@ export class PostgresServer implements Server {
   }
 
   openWorker (process: Processor<JobData>, options: CommonWorkerOptions, silenceMs: number): Worker<JobData> {
-    const pool = this.#openPool({ connectMs: silenceMs, queryMs: silenceMs }, true)
+    const pool = this.#workerPool = this.#openPool({ connectMs: silenceMs, queryMs: silenceMs })
     const { Worker } = this.#bullmq.withBackend(this.#factory())
     return new Worker(this.#options.queue, process as Processor, { connection: pool, ...options }) as unknown as Worker<JobData>
   }
@@ -176,7 +174,7 @@ export class PostgresServer implements Server {
   }
 
   async end (): Promise<void> {
-    await Promise.all(this.#pools.map(pool => pool.end()))
+    await Promise.all([this.#queuePool?.end(), this.#workerPool?.end()])
   }
 
   disconnect (queue: Queue<JobData> | null, worker: Worker<JobData> | null): Promise<unknown> {
