@@ -90,7 +90,7 @@ test('streams that other pages ask for get no place', async t => {
   for (const headers of [{ origin: 'https://example.com' }, { origin: 'null' }, { 'sec-fetch-site': 'cross-site' }, { 'sec-fetch-site': 'same-site' }] as Array<Record<string, string>>) {
     const response = await fetch(`${url}/tasks/events`, { headers: { ...OWN_PAGE, ...headers } })
     t.equal(response.status, 403, JSON.stringify(headers))
-    t.match(await response.json(), { code: 'FST_BGT_FOREIGN_PAGE' })
+    t.match(await response.json(), { code: 'FST_BGT_FOREIGN_PAGE', message: Object.values(headers)[0] })
   }
   // A browser's request for an image, over plain HTTP to another machine, does not say which page asks.
   t.equal((await fetch(`${url}/tasks/events`)).status, 403)

@@ -46,12 +46,13 @@ for (const [what, outcome] of [
   ["'success'", () => 'success']
 ] as Array<[string, Ask]>) {
   test(`${what}: the reply is a success`, async t => {
-    const { app } = await createApp(t, { outcome })
+    const { app, log } = await createApp(t, { outcome })
     const ran: string[] = []
     addRoute(app, ran, [])
     t.equal(await answered(app, '/404'), 404)
     await settled(app, { completed: 2, dropped: 2 })
     t.same(ran, ['success', 'always'])
+    t.same(log.filter(({ level }) => level >= 40), [])
   })
 }
 

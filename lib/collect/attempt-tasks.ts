@@ -43,7 +43,7 @@ export class AttemptTasks implements AttemptCollector {
     try {
       withCarrier(carrier, () => options === null ? this.#add(definition, [value], id) : this.#add(options, [definition, value], id))
     } catch (error) {
-      this.#refusal ??= { error }
+      this.#refusal = { error }
     }
   }
 

@@ -158,7 +158,7 @@ function timeOf (value: unknown): number | null {
 }
 
 export function signatures (value: unknown): Signature[] {
-  return (Array.isArray(value) ? value : isObject(value) ? [value] : []).filter(step => isObject(step) && typeof step.task === 'string') as Signature[]
+  return (Array.isArray(value) ? value : [value]).filter(step => isObject(step) && typeof step.task === 'string') as Signature[]
 }
 
 function isObject (value: unknown): value is Record<string, unknown> {
