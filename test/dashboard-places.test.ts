@@ -1,10 +1,12 @@
 import type { FastifyInstance } from 'fastify'
 import { test, type Test } from 'tap'
+import { defineTask } from '../index'
 import { dashboard, type DashboardOptions } from '../lib/dashboard'
 import { rawClient, type RawClient } from './support/client'
 import { until } from './support/until'
 import { openStream, OWN_PAGE } from './support/dashboard'
 import { createApp, listen, signal, turns } from './support/server'
+import { StubBackend } from './support/stub-backend'
 
 /* The dashboard has places for a hundred viewers: nobody takes another's, and nobody keeps one that he does not use. */
 
@@ -82,6 +84,24 @@ test('three hundred who are let in at one moment: a hundred get a place', async 
   const statuses = await answers(clients)
   t.equal(statuses.filter(status => status === 200).length, PLACES)
   t.equal(statuses.filter(status => status === 503).length, 2 * PLACES)
+})
+
+test('a page that opens after the last one was closed is told nothing of the time before', async t => {
+  const backend = new StubBackend()
+  const counts = { running: 0, waiting: 3, delayed: 0, failed: 0, completed: 0 }
+  backend.list = async () => ({ counts, tasks: [] })
+  const { app } = await createApp(t, { backend, tasks: [defineTask('task', async () => {})] })
+  await app.register(dashboard, { prefix: '/tasks' })
+  const { url, port } = await listen(app)
+  const first = await rawClient(t, port)
+  first.send('GET', '/tasks/events', OWN_PAGE)
+  await first.until('"waiting":3')
+  // From now on no answer: what a page is told, it is told of the time before.
+  backend.list = () => new Promise(() => {})
+  first.leave()
+  await until('the server has seen it leave', async () => await connections(app) === 0)
+  const { totals } = await (await openStream(t, `${url}/tasks/events`)).first
+  t.equal(totals.waiting, 0)
 })
 
 test('streams that other pages ask for get no place', async t => {

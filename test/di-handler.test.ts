@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { PassThrough } from 'node:stream'
 import { test, type Test } from 'tap'
 import WebSocket from 'ws'
-import { NEVER_MS, until } from './support/until'
+import { ends, NEVER_MS, until } from './support/until'
 import { defineTask } from '../index'
 import { createDiApp, type Handle } from './support/awilix'
 import { http2Client, getAndLeave, rawClient } from './support/client'
@@ -250,28 +250,30 @@ test('a handler that never ends, whose client left before anything was sent: one
   t.same(handles.map(handle => handle.closed), [1])
 })
 
-test('the close waits for such a handler', async t => {
-  const { app, handles } = await createDiApp(t)
-  const late = signal()
-  const seen: string[] = []
-  app.get('/', async (request, reply) => {
-    const handle = handleOf(request)
-    request.backgroundTasks.add(() => handle.use())
-    reply.send('x')
-    await late.promise
-    seen.push(handle.use())
+for (const disposeOnResponse of [true, false]) {
+  test(`the close waits for such a handler, disposeOnResponse: ${disposeOnResponse}`, async t => {
+    const { app, handles } = await createDiApp(t, { closeTimeout: 2 * NEVER_MS }, { disposeOnResponse })
+    const late = signal()
+    const seen: string[] = []
+    app.get('/', async (request, reply) => {
+      const handle = handleOf(request)
+      request.backgroundTasks.add(() => handle.use())
+      reply.send('x')
+      await late.promise
+      seen.push(handle.use())
+    })
+    app.addHook('onClose', async () => { seen.push('closed') })
+    const { url } = await listen(app)
+    await fetch(url)
+    await settled(app, { completed: 1 })
+    const closing = app.close()
+    await turns(20)
+    late.resolve()
+    await ends('the close', closing)
+    t.same(seen, ['used', 'closed'])
+    t.same(handles.map(handle => handle.closed), [disposeOnResponse ? 1 : 0])
   })
-  app.addHook('onClose', async () => { seen.push('closed') })
-  const { url } = await listen(app)
-  await fetch(url)
-  await settled(app, { completed: 1 })
-  const closing = app.close()
-  await turns(20)
-  late.resolve()
-  await closing
-  t.same(seen, ['used', 'closed'])
-  t.same(handles.map(handle => handle.closed), [1])
-})
+}
 
 test('the close disposes the scope of a handler that does not end', async t => {
   const { app, handles } = await createDiApp(t, { closeTimeout: 20 })

@@ -105,6 +105,8 @@ test('the start: the resolved options; the close: each task that has not ended, 
       threads: { maxQueue: 'Infinity' }
     }
   }])
+  const { log: others } = await createApp(t, { outcome: () => undefined })
+  t.match(ours(others, 'background tasks registered'), [{ backgroundTasks: { onError: false, outcome: true } }])
   const handles: TaskHandle[] = []
   const running = signal()
   app.get('/', async request => {

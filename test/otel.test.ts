@@ -287,6 +287,7 @@ test('a hand-over that fails, and one that finds its task replaced', async t => 
   const failed = [true, 'FST_BGT_STORE_FAILED', undefined, 1]
   t.same(sent(), [failed, [false, undefined, 'stored', 0]])
   t.match(telemetry_.spans('send kept')[0]!.status.message, /full/)
+  t.same(telemetry_.spans('stored kept'), [], 'its end is that of the span that sent it')
   t.equal((await fetch(`${url}/dedupe`)).status, 200)
   t.same(sent()[2], [false, undefined, 'dropped', 0])
   t.equal(telemetry_.span('dropped kept').attributes['background_task.reason'], 'its dedupe id is taken by task another')

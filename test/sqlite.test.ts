@@ -301,6 +301,19 @@ test('a worker that has nothing to do, and nothing to remove any more, writes no
   t.equal(runs(), before)
 })
 
+test('a task that waits for a free thread keeps no later one from beginning when it is due', { skip: noSqlite }, async t => {
+  // Nothing but its own timer wakes the worker.
+  const { backend } = await open(t, { file: newFile(t), pollInterval: 2_147_483_647, lockDuration: NEVER_MS })
+  const delivered: string[] = []
+  await backend.work(2, async ({ task: { name } }) => {
+    delivered.push(name)
+    return { state: 'completed', result: undefined }
+  }, { names: new Set(['threaded']), free: () => 0 })
+  await backend.store([[stored({ name: 'threaded' }), stored({ name: 'later', delay: 300 })]])
+  await until('it has begun', () => delivered.length === 1)
+  t.same(delivered, ['later'])
+})
+
 test('many old tasks go soon, and a few at a time: they hold the thread', { skip: noSqlite }, async t => {
   const file = newFile(t)
   const { backend } = await open(t, { file, retain: { completed: { age: 1_000_000, count: 10 }, failed: { age: 1, count: 10_000 } } })

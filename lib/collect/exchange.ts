@@ -18,7 +18,6 @@ export class Exchange {
   readonly #abortGraceMs: number
   readonly #hasScope: boolean
   #listener: ExchangeListener | null = null
-  #handlerWillNotBegin: (() => void) | null = null
   /** Nothing more will be sent. The handler may still be at work. */
   over = false
   /** With {@link over}: the response had not gone out whole. */
@@ -53,12 +52,7 @@ export class Exchange {
     const ended = () => listener.exchangeEnded(this.#reply)
     // A hijacked reply counts as sent for Fastify, but is no answer.
     if (raw.headersSent || raw.writableEnded || !this.handlerIsWatched) ended()
-    else this.#handlerWillNotBegin = awaitHandler(this.#reply, this.#abortGraceMs, this.#hasScope, ended)
-  }
-
-  /** The request has failed: a handler that has not begun never will. */
-  fail (): void {
-    this.#handlerWillNotBegin?.()
+    else awaitHandler(this.#reply, this.#abortGraceMs, this.#hasScope, ended)
   }
 
   /** Whether the response is on its way or over. */

@@ -55,9 +55,8 @@ export function handledOf (request: FastifyRequest): unknown {
 /**
  * Calls back when the handler has ended, and after `graceMs` in any case. A handler without a promise counts as ended when it returns.
  * @param hasScope whether a DI scope has to wait for the handler: then, without a promise, until it ends the reply
- * @returns to be called when the handler will not begin any more
  */
-export function awaitHandler (reply: FastifyReply, graceMs: number, hasScope: boolean, ended: () => void): () => void {
+export function awaitHandler (reply: FastifyReply, graceMs: number, hasScope: boolean, ended: () => void): void {
   const slots = reply.request as unknown as Slots
   let isOver = false
   const end = () => {
@@ -90,7 +89,6 @@ export function awaitHandler (reply: FastifyReply, graceMs: number, hasScope: bo
   } else {
     returned(slots[kHandled])
   }
-  return () => { if (slots[kHandled] instanceof HandlerWait) soon() }
 }
 
 /** Resolves when the reply is ended, or after `graceMs`. */

@@ -132,7 +132,6 @@ export class RequestTasks extends Line implements BackgroundTasks, ExchangeListe
     // Anything can be thrown, but the outcome knows no other sign of a failure.
     this.#error = error ?? new Error(`${error} was thrown`)
     this.#markFailed()
-    this.exchange?.fail()
   }
 
   #markFailed (): void {

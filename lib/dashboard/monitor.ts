@@ -292,10 +292,7 @@ export class Monitor implements Observer {
     second.completed = ledger.count(COMPLETED) - this.#completed
     second.failed = ledger.count(FAILED) - this.#failed
     this.#seconds.push(second)
-    const { length } = this.#seconds
-    // After a night without tasks all are too old.
-    const kept = this.#seconds.findIndex(other => other.at > at - KEPT_SECONDS)
-    if (kept !== 0) this.#seconds.splice(0, kept === -1 ? length : kept)
+    while (this.#seconds.length !== 0 && this.#seconds[0]!.at <= at - KEPT_SECONDS) this.#seconds.shift()
     this.#second = this.#begin(at)
   }
 
