@@ -305,13 +305,16 @@ test('a task that waits for a free thread keeps no later one from beginning when
   // Nothing but its own timer wakes the worker.
   const { backend } = await open(t, { file: newFile(t), pollInterval: 2_147_483_647, lockDuration: NEVER_MS })
   const delivered: string[] = []
-  await backend.work(2, async ({ task: { name } }) => {
+  const end = signal()
+  await backend.work(3, async ({ task: { name } }) => {
     delivered.push(name)
+    await end.promise
     return { state: 'completed', result: undefined }
-  }, { names: new Set(['threaded']), free: () => 0 })
-  await backend.store([[stored({ name: 'threaded' }), stored({ name: 'later', delay: 300 })]])
-  await until('it has begun', () => delivered.length === 1)
-  t.same(delivered, ['later'])
+  }, { names: new Set(['on a thread']), free: () => 1 })
+  await backend.store([[stored({ name: 'on a thread' }), stored({ name: 'on a thread' }), stored({ name: 'later', delay: 300 })]])
+  await until('it has begun', () => delivered.includes('later'))
+  t.same(delivered, ['on a thread', 'later'])
+  end.resolve()
 })
 
 test('many old tasks go soon, and a few at a time: they hold the thread', { skip: noSqlite }, async t => {
