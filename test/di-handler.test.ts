@@ -219,6 +219,33 @@ test('a handler that goes on after it has sent its reply, and adds another task'
   t.same(handles.map(handle => handle.closed), [1])
 })
 
+test('a handler that ends before a task which it added after its reply: the scope is disposed after the task', async t => {
+  const { app, handles } = await createDiApp(t)
+  const [handler, task] = [signal(), signal()]
+  const seen: string[] = []
+  app.get('/', async (request, reply) => {
+    const handle = handleOf(request)
+    request.backgroundTasks.add(() => { seen.push(`first, ${handle.use()}`) })
+    reply.send('x')
+    await handler.promise
+    request.backgroundTasks.add(async () => {
+      await task.promise
+      seen.push(`second, ${handle.use()}`)
+    })
+  })
+  const { url } = await listen(app)
+  await (await fetch(url)).text()
+  await settled(app, { completed: 1 })
+  handler.resolve()
+  await settled(app, { completed: 1, running: 1 })
+  await turns(5)
+  t.same(handles.map(handle => handle.closed), [0])
+  task.resolve()
+  await settled(app, { completed: 2 })
+  t.same(seen, ['first, used', 'second, used'])
+  t.same(handles.map(handle => handle.closed), [1])
+})
+
 test('a handler that never ends: the scope is disposed after abortGrace, once', async t => {
   const { app, handles } = await createDiApp(t, { abortGrace: 20 })
   const late = signal()

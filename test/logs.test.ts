@@ -84,7 +84,7 @@ test('a running task that is cancelled, and tasks of the application, which have
 })
 
 test('the start: the resolved options; the close: each task that has not ended, then the account', async t => {
-  const { app, log } = await createApp(t, { closeTimeout: 10, onError: () => {}, tasks: [defineTask('a task', () => {})] })
+  const { app, log } = await createApp(t, { abortGrace: undefined as never, closeTimeout: 10, onError: () => {}, tasks: [defineTask('a task', () => {})] })
   t.match(ours(log, 'background tasks registered'), [{
     level: DEBUG,
     backgroundTasks: {

@@ -214,7 +214,6 @@ export class Lists {
     const own = part.passed
     // Do not read the tasks before this page.
     let offset = Math.max(query.offset - own, 0)
-    part.passed += offset
     const here = query.list === 'running' ? this.#deliveries() : null
     while (!part.isFull) {
       const tasks = await store.page(STORED_LISTS[query.list], offset, TASKS_PER_READ, query.newestFirst)

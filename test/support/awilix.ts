@@ -4,6 +4,7 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import type { Test } from 'tap'
 import backgroundTasks, { type BackgroundTasksOptions } from '../../index'
 import type { LogLine } from './server'
+import { NEVER_MS } from './until'
 
 /** Something that a request opens in its scope, and that must not be used once it is closed. */
 export class Handle {
@@ -58,6 +59,6 @@ export async function createDiApp (
   t.teardown(() => app.close())
   before?.(app)
   await app.register(fastifyAwilixPlugin, { ...awilix, container })
-  await app.register(backgroundTasks, options)
+  await app.register(backgroundTasks, { abortGrace: 2 * NEVER_MS, ...options })
   return { app, log, container, handles: registerHandle(container) }
 }

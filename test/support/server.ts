@@ -29,7 +29,8 @@ export async function createApp (
     ...fastifyOptions
   })
   t.teardown(() => app.close())
-  await app.register(backgroundTasks, options)
+  // Longer than any test waits: whatever is to start the tasks of a client that has left is seen to do so.
+  await app.register(backgroundTasks, { abortGrace: 2 * NEVER_MS, ...options })
   return { app, log }
 }
 
