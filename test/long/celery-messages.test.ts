@@ -134,7 +134,7 @@ test('messages of other programs', { skip: noRabbit || noRedis }, async t => {
     t.match(await find('{"status": "SUCCESS", "result": 5, "name": "py.task", "retries": 2}'), { name: 'py.task', attempts: 3 })
     t.match(await find('{"status": "RECEIVED", "result": {"hostname": "x"}}'), { state: 'pending', attempts: 0, progress: undefined })
     t.match(await find('{"status": "ODD", "result": 5}'), { state: 'running', progress: 5, result: undefined })
-    t.match(await find('{"status": "FAILURE", "result": "a text"}'), { state: 'failed', error: { message: '' } })
+    for (const result of ['"a text"', 'null']) t.match(await find(`{"status": "FAILURE", "result": ${result}}`), { state: 'failed', error: { message: '' } })
     t.match(await find('{"status": "FAILURE", "result": {"exc_type": "KeyError", "exc_message": "a text"}}'), { error: { name: 'KeyError', message: 'a text', stack: 'KeyError: a text' } })
   })
 })

@@ -180,6 +180,7 @@ test('what the page is told of the tasks of this process', async t => {
   t.match(of('hang'), { requestId: null, state: 'running', cancellable: true, behind: 0, why: 'Its timeout ends it 10 s after its attempt began.' })
   t.match(of('queued'), { state: 'waiting', why: 'All 2 places are taken.' })
   t.match(of('collected'), { state: 'collecting', why: 'Its request has not been answered yet.' })
+  t.ok(Math.abs(of('collected')!.since! - Date.now()) < 60_000)
   t.notMatch(JSON.stringify(tasks), 'hidden')
   end.resolve()
   await held
@@ -394,6 +395,21 @@ test('a task that waits for the only place', async t => {
   app.backgroundTasks.add(function queued () {})
   await settled(app, { running: 1, pending: 1 })
   t.match((await tasks()).find(({ name }) => name === 'queued'), { state: 'waiting', why: 'The only place is taken.' })
+})
+
+test('each page is told of a second once, whenever it was opened', async t => {
+  const { app, stream } = await serve(t)
+  const adding = setInterval(() => app.backgroundTasks.add(() => {}), 20)
+  t.teardown(() => clearInterval(adding))
+  const viewers = []
+  for (let i = 0; i < 10; i++) {
+    viewers.push(await stream())
+    await sleep(150)
+  }
+  for (const viewer of viewers) {
+    const seconds = [...(await viewer.first).seconds, ...(await viewer.next()).seconds].map(({ at }) => at)
+    t.equal(new Set(seconds).size, seconds.length)
+  }
 })
 
 test('seconds: what was completed, failed and how long it waited', async t => {
