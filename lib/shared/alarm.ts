@@ -19,8 +19,7 @@ export class Alarm {
   set (time: number): void {
     this.clear()
     if (time === Infinity) return
-    const ms = Math.min(Math.max(time - Date.now(), 0), LOOK_INTERVAL_MS)
-    this.#clearTimer = setLongTimeout(ms, () => {
+    this.#clearTimer = setLongTimeout(Math.min(time - Date.now(), LOOK_INTERVAL_MS), () => {
       if (Date.now() < time) this.set(time)
       else this.#ring()
     }, false, globalThis)
